@@ -437,7 +437,7 @@ def close_kvm_file(what: str, fd: int) -> None:
     try:
         os.close(fd)
     except OSError as error:
-        raise KvmError(error.errno or 0, f"close of {what}", None, "") from None
+        raise KvmError(error.errno or 0, "close", None, what) from None
 
 
 def die_with_parent(parent: int) -> None:

@@ -3,6 +3,7 @@
 Names are the kernel's without their prefix. Source: Documentation/virt/kvm/api.rst.
 """
 
+import errno
 from enum import IntEnum, IntFlag
 
 API_VERSION = 12
@@ -87,6 +88,10 @@ class Ioctl(IntEnum):
     def size_bytes(self) -> int:
         """The size of the structure that the request takes (`_IOC_SIZE`); 0 for a value."""
         return self >> 16 & 0x3FFF
+
+
+TAKEN = (Ioctl.CREATE_VM, errno.EBUSY)
+"""The answer of a kernel on whose CPU another hypervisor uses the extensions: none may run here."""
 
 
 class MemFlag(IntFlag):

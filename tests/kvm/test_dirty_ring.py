@@ -52,6 +52,7 @@ class Tracked:
     def write(self, vcpu: Vcpu, *pages: int, make_room: Callable[[], bool] = no_help) -> None:
         """Let the guest write to pages, each in a KVM_RUN of its own."""
         cpu = GuestCpu(vcpu, GUEST_GPA, self._guest.view(), self._windows, make_room)
+        cpu.insists = True
         for page in pages:
             touch = Touch(page * PAGE_SIZE_BYTES, "write", value=page)
             assert cpu.touch([touch]) == [Touched(0)]

@@ -67,7 +67,7 @@ def test_a_scenario_on_a_wrong_kernel_has_the_verdict_that_vmm_run_gives(
     [
         ("KVM_GET_API_VERSION:errno=22", "RuntimeError: the kernel cannot be asked what it can do"),
         ("KVM_SET_REGS:errno=4:times=1", "rflags=0x2): EINTR"),
-        ("CLOSE:errno=5", "close of a VM(): EIO"),
+        ("CLOSE:errno=5", "close(a VM): EIO"),
         ("KVM_RUN:direction=2", "an exit with mmio.is_write=2"),
         ("KVM_CHECK_EXTENSION:answer=0", "OSError: [Errno 19] KVM_CAP_USER_MEMORY is 0"),
         ("KVM_CREATE_VM:errno=16", "OSError: [Errno 19] KVM_CREATE_VM: EBUSY"),

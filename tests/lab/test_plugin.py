@@ -129,7 +129,7 @@ WRONG = [
     ("KVM_CREATE_VM:errno=12", "KVM_CREATE_VM(): ENOMEM", 3),
     ("KVM_SET_REGS:errno=4:times=1", "rflags=0x2): EINTR", 2),
     ("KVM_RUN:direction=2", "KVM_RUN(): an exit with mmio.is_write=2", 2),
-    ("CLOSE:errno=5", "close of a VM(): EIO", 3),
+    ("CLOSE:errno=5", "close(a VM): EIO", 3),
 ]
 """Calls that are wrong, what a failure says of them, and how many of three tests have one."""
 

@@ -119,6 +119,7 @@ WRONG_AT_ONCE = [
     ("KVM_RUN:errno=4", "KVM_RUN(): the vCPU stops: EINTR; the guest reads gpa 0x0, in a"),
     ("KVM_RUN:exit=9999", "KVM_RUN(): the vCPU stops: exit-9999"),
     ("KVM_RUN:exit=6", "KVM_RUN(): "),
+    ("KVM_RUN:exit=31:times=1", "KVM_RUN(): the vCPU stops: dirty-ring-full"),  # Without a ring.
     ("KVM_RUN:exit=2:after=1", "KVM_RUN(): the vCPU stops: io (Io(port="),
     ("KVM_RUN:exit=8:after=1", "KVM_RUN(): no access to the page before gpa 0x"),
     ("KVM_SET_CPUID2:errno=22", "KVM_SET_CPUID2(nent="),
@@ -126,7 +127,7 @@ WRONG_AT_ONCE = [
     # One EINTR of a call that no signal interrupts, and a close that is refused.
     ("KVM_SET_REGS:errno=4:times=1", "rflags=0x2): EINTR"),
     ("CREATE:errno=4:times=1", "userspace_addr="),
-    ("CLOSE:errno=5", "close of a VM(): EIO"),
+    ("CLOSE:errno=5", "close(a VM): EIO"),
     # More is offered than is taken: another option, and a larger ring.
     ("KVM_CHECK_EXTENSION:cap=168:answer=7", "KVM_ENABLE_CAP(cap=0xa8, flags=0x0, args=0x07"),
     ("KVM_CHECK_EXTENSION:cap=192:answer=2097152", "args=0x0000200000"),
@@ -270,7 +271,7 @@ def mode_switches(folder: Path) -> Path:
 )
 def test_what_is_refused_in_a_scenario_differs_there(tmp_path: Path, call: str, after: int) -> None:
     wrong = f"{call}:errno=22:after={after}"
-    name = {"MMAP": "mmap of a vCPU", "CLOSE": "close of a VM"}.get(call, call)
+    name = {"MMAP": "mmap of a vCPU", "CLOSE": "close"}.get(call, call)
     history = tmp_path / "h.jsonl"
     ran = vmm(wrong, "run", mode_switches(tmp_path), "--history", history)
     assert ran.returncode == 1

@@ -96,9 +96,9 @@ class GuestCpu:
         self._vcpu = vcpu
         self._clock = clock or GuestClock(GUEST_LIMIT_S)
         self._make_room = make_room
-        self.insists = True
-        """Whether to run a vCPU again where its ring is full, since it has to stop at once. In a
-        race another thread may empty the ring meanwhile.
+        self.insists = False
+        """Whether to run a vCPU again where its ring is full, since it has to stop at once. Not in
+        a race, where another thread may empty the ring meanwhile, nor where there is no ring.
         """
         self._gpa = gpa
         self._view = view

@@ -11,6 +11,7 @@ from itertools import cycle
 from threading import Thread
 from typing import Literal, NoReturn, Self, assert_never
 
+from kvm_abi import raw
 from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import USUAL_TSS_GPA, Cap, VmType
 from vmm.execution.callers import Caller, NoLifeError
@@ -139,7 +140,7 @@ class _Life(Closing):
     def _bound_memfd(self) -> int:
         """Make two guest_memfds, close one, and bind the other to a slot."""
         size_bytes = _MEMFD_PAGES * PAGE_SIZE_BYTES
-        os.close(self.vm.create_guest_memfd(size_bytes))
+        raw.close_kvm_file("a guest_memfd", self.vm.create_guest_memfd(size_bytes))
         memfd = self.vm.create_guest_memfd(size_bytes)
         place = HostAddress(self._memory, 0)
         gpa = _PAGES * PAGE_SIZE_BYTES
@@ -172,8 +173,8 @@ class _Life(Closing):
         if errors:
             raise errors[0]
         if self._memfd is not None:  # It holds the VM: only now the kernel lets go of that.
-            os.close(self._memfd)
-            self._memfd = None
+            memfd, self._memfd = self._memfd, None
+            raw.close_kvm_file("a guest_memfd", memfd)
         self._memory.close()
 
     @property

@@ -220,6 +220,7 @@ class Machine:
         if cpu is None:
             make_room = partial(self.rings.make_room, index)
             cpu = self._cpus[index] = self._guest_cpu(index, self._homes[0], make_room)
+            cpu.insists = self.rings.has(index)
         return cpu
 
     def racing_cpu(self, index: int, make_room: Callable[[], bool]) -> GuestCpu:
@@ -230,9 +231,7 @@ class Machine:
         cpu = self._cpus.pop(index, None)
         if cpu is not None:
             cpu.look_at(0)
-        racing = self._guest_cpu(index, self._homes[index], make_room)
-        racing.insists = False
-        return racing
+        return self._guest_cpu(index, self._homes[index], make_room)
 
     def _home(self, number: int) -> Home:
         """Write a guest into its memory, page tables included."""

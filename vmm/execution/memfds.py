@@ -2,7 +2,7 @@
 
 import os
 
-from kvm_abi import mman
+from kvm_abi import mman, raw
 from kvm_abi.raw import KvmError
 from vmm.execution.hostmemory import HostMemory
 from vmm.kvm.vm import Vm
@@ -31,7 +31,7 @@ class MemfdFiles:
     def close_all(self) -> None:
         """Close all open files."""
         for number in self._numbers.values():
-            os.close(number)
+            raw.close_kvm_file("a guest_memfd", number)
         self._numbers.clear()
 
     def create(self, vm: Vm, op: CreateGuestMemfd) -> AnyOutcome:

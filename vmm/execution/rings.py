@@ -66,6 +66,10 @@ class RingHost:
             self._found[index] = set()
             self._full[index] = 0
 
+    def has(self, index: int) -> bool:
+        """Whether a vCPU has a ring."""
+        return index in self._rings
+
     def make_room(self, index: int) -> bool:
         """Harvest and reset the ring that stopped a vCPU; False if nothing was reset."""
         if index not in self._rings:

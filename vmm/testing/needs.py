@@ -1,6 +1,5 @@
 """What becomes of a test where KVM cannot be used, or does not keep its word."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,10 +26,10 @@ def for_kvm() -> Iterator[None]:
 def _is_of_kernel(error: Exception) -> bool:
     """Whether the kernel is at fault, and not what this host lacks."""
     from kvm_abi.raw import KvmError
-    from kvm_abi.uapi import Ioctl
+    from kvm_abi.uapi import TAKEN
 
-    if isinstance(error, KvmError):  # KVM_CREATE_VM is EBUSY if another hypervisor has the CPU.
-        return error.request is not Ioctl.CREATE_VM or error.errno != errno.EBUSY
+    if isinstance(error, KvmError):
+        return (error.request, error.errno) != TAKEN
     return isinstance(error, RuntimeError)
 
 

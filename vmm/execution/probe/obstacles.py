@@ -1,9 +1,8 @@
 """What a kernel lacks by its own word, so that no scenario can run on it at all."""
 
-import errno
 from typing import NamedTuple
 
-from kvm_abi.uapi import Cap
+from kvm_abi.uapi import TAKEN, Cap
 from vmm.execution.probe.child import Probed
 from vmm.scenario.history import SetUpRefused
 from vmm.scenario.slots import LEAST_SLOTS
@@ -17,7 +16,7 @@ class Obstacle(NamedTuple):
     remedy: str
 
 
-_BUSY = SetUpRefused("KVM_CREATE_VM", errno=errno.EBUSY)
+_TAKEN = SetUpRefused(f"KVM_{TAKEN[0].name}", errno=TAKEN[1])
 
 
 def obstacle(found: Probed | Trouble) -> Obstacle | None:
@@ -27,7 +26,7 @@ def obstacle(found: Probed | Trouble) -> Obstacle | None:
     """
     if isinstance(found, Trouble):
         remedy = "another hypervisor holds the CPU's virtualisation; see the kernel log"
-        return Obstacle("KVM_CREATE_VM: EBUSY", remedy) if found.refused == _BUSY else None
+        return Obstacle("KVM_CREATE_VM: EBUSY", remedy) if found.refused == _TAKEN else None
     if not found.capabilities[Cap.USER_MEMORY.name]:
         return Obstacle("KVM_CAP_USER_MEMORY is 0", "this KVM has no memslots: use another")
     if found.features.nr_memslots < LEAST_SLOTS:
