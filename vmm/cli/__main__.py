@@ -62,6 +62,10 @@ def run() -> NoReturn:
         status = INCONCLUSIVE
         with suppress(OSError):
             os.write(2, f"vmm: the host: {error.strerror}\n".encode())
+    except EOFError as error:  # A compiled module was cut off: see `is_cut_off`.
+        status = INCONCLUSIVE
+        with suppress(OSError):
+            os.write(2, f"vmm: the host: a compiled module: {error}: remove __pycache__\n".encode())
     except ImportError as error:  # Python's own status would be 1: a verdict on the kernel.
         status = INTERNAL_ERROR
         with suppress(OSError):

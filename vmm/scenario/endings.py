@@ -45,6 +45,9 @@ SIGCHLD that is ignored, so that nobody can wait for a child."""
 
 _DEVICE = "/dev/kvm"
 
+_CUT_OFF = ("marshal data too short", "EOF read where object expected")
+"""What Python says of a compiled module that it wrote itself, as far as a full disk took it."""
+
 _LIMITS = {errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u"}
 """The resource limit that may have made a call of this program's own fail."""
 
@@ -56,6 +59,8 @@ def of_the_host(error: BaseException) -> str:
 
 def what_is_short(error: BaseException) -> str:
     """Return an error in words: the file, if there is one, the reason and the limit."""
+    if is_cut_off(error):
+        return "a compiled module was cut off by a full disk, or ulimit -f: remove the __pycache__"
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or "out of memory"
     # Where one file was copied to another, the one that was written is full.
@@ -65,13 +70,18 @@ def what_is_short(error: BaseException) -> str:
     return f"{file}{error.strerror}{limit}"
 
 
+def is_cut_off(error: BaseException) -> bool:
+    """Whether Python cannot load a module that it has compiled, since the file is incomplete."""
+    return isinstance(error, EOFError) and str(error) in _CUT_OFF
+
+
 def is_short(error: BaseException) -> bool:
     """Whether the host ran out of something, so that neither KVM nor this program is at fault.
 
     So it is if the device cannot be opened any more: removed, or no longer permitted; and if the
     host denies a call that is not KVM's.
     """
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or is_cut_off(error):
         return True
     if not isinstance(error, OSError):
         return False

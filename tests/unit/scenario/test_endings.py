@@ -2,6 +2,7 @@
 
 import errno
 
+from kvm_abi.raw import KvmError
 from vmm.scenario.endings import is_short, of_the_host
 
 
@@ -24,6 +25,10 @@ def test_only_what_runs_out_is_the_hosts() -> None:
     assert is_short(MemoryError())
     assert is_short(OSError(errno.EMFILE, ""))
     assert is_short(PermissionError(errno.EACCES, "Permission denied", "/dev/kvm"))
-    assert not is_short(PermissionError(errno.EACCES, "Permission denied", "/dev/null"))
+    assert is_short(PermissionError(errno.EPERM, "Operation not permitted"))
+    assert is_short(OSError(errno.ENOSYS, "Function not implemented"))
+    assert not is_short(KvmError(errno.EPERM, "KVM_RUN", None, ""))
+    assert not is_short(KvmError(errno.ENOSYS, "KVM_RUN", None, ""))
+    assert not is_short(EOFError())
     assert not is_short(OSError(errno.EINVAL, ""))
     assert not is_short(ValueError())
