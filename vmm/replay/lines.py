@@ -145,6 +145,8 @@ class Numbered:
 def _plain(line: bytes) -> str:
     """Return a line as text: without colours, without numbers too long for Python, escaped."""
     line = _NO_NUMBER.sub(b"?", line)
+    if b"\0" in line:  # A file system has lost what stood there.
+        line = line.replace(b"\0", b"")
     if b"\x1b" in line:
         line = _STYLING.sub(b"", line)
     if b"&lt;" in line or b"&gt;" in line:  # A web page was saved.

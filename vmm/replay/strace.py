@@ -83,6 +83,7 @@ _POINTER = {
 }
 _MISSING = "a field of the structure is missing"
 _CUT_OFF = "the line is cut off"
+_DAMAGED = "its name is damaged"
 _STRANGE = "what stands before the call is not strace's"
 _NO_RESULT = "the result is not there"
 _INJECTED = "strace made its result up (INJECTED)"
@@ -258,6 +259,8 @@ class _Reader:
             self._set_tss(call, fd, argument)
         elif request in CONCERNED:
             self._passed(request, call)
+        elif _is_begun(request):
+            self._damaged(call, fd)
 
     def _create_vm(self, call: Called, argument: str) -> None:
         if call.returned is None or call.error or call.returned < 0:
@@ -314,6 +317,11 @@ class _Reader:
         file.vm.add(region)
         if isinstance(region, Region):
             self._note_memory(self._processes.user_of(call.pid, fd), file.vm, region)
+
+    def _damaged(self, call: Called, fd: int) -> None:
+        file = self._file(call, fd)
+        if file is not None and file.vm is not None:
+            file.vm.add(Unread(_line(call), REGION, _DAMAGED, not call.error))
 
     def _note_memory(self, process: Process, vm: TracedVm, region: Region) -> None:
         start, end = region.userspace_addr, region.userspace_addr + region.memory_size
@@ -387,6 +395,11 @@ def _request_begun(arguments: list[str]) -> str:
         return ""
     is_number = begun.startswith(("_IOC", "0"))
     return REGION if is_number or any(name.startswith(begun) for name in _BEGINNINGS) else ""
+
+
+def _is_begun(request: str) -> bool:
+    """Whether a name is the beginning of a request on slots: the line is damaged."""
+    return any(name.startswith(request) for name in _ON_SLOTS)
 
 
 def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Region | Unread:

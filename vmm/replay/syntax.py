@@ -54,6 +54,9 @@ _FIELD = re.compile(r"([a-z_]+)=([^,{}]*)")
 _COMMENT = re.compile(r"\s*/\*.*?\*/")
 _FD = re.compile(r"(-?(?:0x[0-9a-f]+|\d+))(?:<(.*?)>)?(?=\s*(?:,|$|/\*))")
 _EVENT = re.compile(r"(\+\+\+|---)\s+(\w+)")
+_ANOTHER = re.compile(r"ioctl\((?:fd=)?(?:0x)?\d.*\) *=")
+"""Matches another call within one that was cut off: its arguments have no such text."""
+
 _ARGUMENT_NAME = re.compile(r"^\s*[a-z_][a-z0-9_]*=")
 ON_A_SLOT = re.compile(r"\bioctl\((?:fd=)?(?:0x)?\d.*\bKVM_SET_USER_MEMORY_REGION")
 """Matches a call on a slot, whatever stands before it, and wherever it ends."""
@@ -212,7 +215,7 @@ def _whole(number: int, begin: int, pid: int, name: str, rest: str, line: str) -
         return Unparsed(number, pid, name, line)
     end = ends[-1]
     result = _RESULT.match(rest, end.end())
-    if result is None:
+    if result is None or _ANOTHER.search(rest) is not None:
         return Unparsed(number, pid, name, line)
     returned, error = _returned(result[1], result[2])
     arguments = rest[: end.start()]
@@ -234,9 +237,9 @@ def _returned(text: str, name: str | None) -> tuple[int | None, int]:
     if text == "?":
         return None, 0
     value = literal(text)
-    if value != -1 or name is None:
+    if value != -1:
         return value, 0
-    known = getattr(errno, name, None)
+    known = getattr(errno, name or "", None)  # Without a name the line is cut off.
     return (value, known) if isinstance(known, int) else (None, 0)
 
 
