@@ -15,6 +15,7 @@ from vmm.catalogue import (
     dirty,
     dirty_clear,
     dirty_manual,
+    dirty_slots,
     execute,
     flags,
     follow,
@@ -131,6 +132,7 @@ def _of_dirty_pages(features: Features) -> tuple[Scenario, ...]:
         *dirty.SCENARIOS,
         *dirty_clear.SCENARIOS,
         *dirty_manual.SCENARIOS,
+        *dirty_slots.SCENARIOS,
         *rings.scenarios(features),
         *ring_sizes.scenarios(features),
     )

@@ -10,6 +10,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     CoalesceMmio,
     CollectMmio,
+    Instruction,
     IoEventFd,
     NewVm,
     Scenario,
@@ -21,6 +22,8 @@ _WIDTHS: dict[int, Literal[1, 2, 4]] = {1: 1, 2: 2, 4: 4}
 
 _GFN = 0x100
 _GPA = _GFN * PAGE_SIZE_BYTES
+_HIGH_GPA = 0x7_0010_0000
+_EIGHT = 0x8796_A5B4_F0E1_D2C3
 _SLOT = Slot(1, _GFN, at("a"), 4)
 _ELSEWHERE = Slot(1, _GFN + 0x10, at("a"), 4)
 _COALESCED = "api.rst 4.116; coalesced_mmio_write"
@@ -45,6 +48,11 @@ def _event(
 
 def _write(offset: int, width: int, value: int) -> Touch:
     return Touch(_GPA + offset, "write", _WIDTHS[width], value)
+
+
+def _store(offset: int, value: int) -> Instruction:
+    """Write eight bytes, which takes a guest in 64-bit mode."""
+    return Instruction("store", _GPA + offset, 8, value, mode="long")
 
 
 def _writes(turn: int) -> tuple[AnyOperation, ...]:
@@ -211,6 +219,71 @@ SCENARIOS = (
         *(_write(0x100, 4, value) for value in (7, 8)),
         CollectMmio(),
         needs=_EVENTFDS,
+    ),
+    _scenario(
+        "coalesced-eight-bytes",
+        "A write of eight bytes is coalesced whole if it lies within the range.",
+        _COALESCED,
+        CoalesceMmio(_GPA + 0x100, 16),
+        *(_store(offset, _EIGHT ^ offset) for offset in (0x100, 0x104, 0x108, 0x109, 0xFC)),
+        CollectMmio(),
+        CoalesceMmio(_GPA + 0x100, 16, on=False),
+        _store(0x100, _EIGHT),
+        CollectMmio(),
+    ),
+    _scenario(
+        "eventfds-of-eight-bytes",
+        "An eventfd of eight bytes is signalled by writes of all eight bytes of its value.",
+        _EVENTFD,
+        _event(0x100, 8, _EIGHT),
+        _event(0x200, 8, 0xF0E1D2C3, name="low"),
+        _event(0x300, 8, name="any"),
+        *(
+            _store(offset, value)
+            for offset in (0x100, 0x200, 0x300)
+            for value in (_EIGHT, _EIGHT & 0xFFFFFFFF, _EIGHT ^ 1 << 63, 0xF0E1D2C3)
+        ),
+        *(_write(offset, 4, 0xF0E1D2C3) for offset in (0x100, 0x200, 0x300)),
+        CollectMmio(),
+        needs=_EVENTFDS,
+    ),
+    _scenario(
+        "eventfds-end-by-all-their-values",
+        "An ioeventfd is ended by a call with its own length, value and eventfd; else it is "
+        "ENOENT, and stays.",
+        "kvm_deassign_ioeventfd_idx",
+        _event(0x100, 4, 7),
+        _event(0x100, 4, 8, name="other"),
+        _event(0x100, 4, 8, on=False),
+        _event(0x100, 4, 9, on=False),
+        _event(0x100, 4, on=False),
+        _event(0x100, 4, 7, name="other", on=False),
+        _event(0x100, 2, 7, on=False),
+        _event(0x104, 4, 7, on=False),
+        *(_write(0x100, 4, value) for value in (7, 8, 9)),
+        CollectMmio(),
+        _event(0x100, 4, 8, name="other", on=False),
+        *(_write(0x100, 4, value) for value in (7, 8, 9)),
+        CollectMmio(),
+        needs=_EVENTFDS,
+    ),
+    _scenario(
+        "from-4-gib-on",
+        "Ranges and ioeventfds from 4 GiB on are where their whole gpa says, and not at its low "
+        "32 bits.",
+        f"{_COALESCED}; {_EVENTFD}",
+        CoalesceMmio(_HIGH_GPA, PAGE_SIZE_BYTES),
+        IoEventFd("high", _HIGH_GPA + PAGE_SIZE_BYTES + 0x100),
+        *(
+            Touch(start + offset, "write", value=offset & 0xFFFF)
+            for start in (_HIGH_GPA, _HIGH_GPA & 0xFFFF_FFFF)
+            for offset in (-4, 0, PAGE_SIZE_BYTES - 4, PAGE_SIZE_BYTES, PAGE_SIZE_BYTES + 0x100)
+        ),
+        CollectMmio(),
+        CoalesceMmio(_HIGH_GPA & 0xFFFF_FFFF, PAGE_SIZE_BYTES, on=False),
+        Touch(_HIGH_GPA, "write", value=1),
+        CollectMmio(),
+        needs=("ioeventfd", "coalesced_mmio"),
     ),
     _scenario(
         "eventfds-in-any-order",

@@ -1,5 +1,6 @@
 """Refusals: each errno at its border, next to live slots that must stay unchanged."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import msgspec
@@ -12,6 +13,7 @@ from vmm.catalogue._build import (
     at,
     but,
     creates,
+    read,
     second_form,
 )
 from vmm.scenario.operations import (
@@ -281,6 +283,30 @@ def _overlap(name: str, why: str, *slots: Slot) -> Scenario:
     return _refused(name, why, *creates(*slots), source=API, tags=("create", "overlap"))
 
 
+def _between_two() -> Iterator[Scenario]:
+    """Yield slots that are created, or moved, onto the end of one slot and the start of another."""
+    for name, gfn in (("of-two-that-meet", 0x204), ("of-two-and-their-gap", 0x205)):
+        ends = Slot(3, 0x200, at("a"), 4), Slot(4, gfn, at("b"), 4)
+        lengths = range(gfn - 0x203 + 1, gfn - 0x203 + 4)
+        news = [
+            Slot(5, first, at("b"), pages)
+            for pages in lengths
+            for first in range(gfn + 1 - pages, 0x204)
+        ]
+        away = [Slot(6 + pages, 0x300 + 8 * pages, at("a"), pages) for pages in lengths]
+        moves = [slot.move(first) for slot in away for first in range(gfn + 1 - slot.pages, 0x204)]
+        yield _refused(
+            f"refuse-the-ends-{name}",
+            "A slot over the end of one and the start of another is EEXIST, created or moved.",
+            *creates(*ends, *news, *away),
+            *moves,
+            *(read(page) for page in range(0x200, gfn + 4)),
+            source=API,
+            tags=("create", "move", "overlap"),
+            survey="none",
+        )
+
+
 _OVERLAPS = (
     _overlap("refuse-the-place-of-another", "Overlap with another slot, even in part, is EEXIST.",
              Slot(3, 0x100, at("b", 4), pages=2), Slot(3, 0x101, at("b", 4))),
@@ -289,6 +315,7 @@ _OVERLAPS = (
              Slot(3, 0xFE, at("b", 4), pages=2), Slot(4, 0x102, at("b", 6), pages=2)),
     _overlap("refuse-to-lie-around-others", "A slot around two others is EEXIST.",
              Slot(3, 0xFF, at("a"), pages=8)),
+    *_between_two(),
     _overlap("refuse-the-middle-of-another", "A slot in the middle of another is EEXIST.",
              Slot(3, 0x200, at("a"), pages=4), Slot(4, 0x201, at("b", 4)),
              Slot(4, 0x201, at("b", 4), pages=2), Slot(4, 0x202, at("b", 4)),

@@ -89,7 +89,7 @@ class Vcpu(VcpuState):
 
         `page_offset` is the answer of KVM_CAP_COALESCED_MMIO, in pages. Raises `ValueError`
         if the vCPU is closed, or the offset lies outside of its shared pages, and
-        `WrongAnswerError` if the ring ends where it has no entry.
+        `WrongAnswerError` if the ring ends where it has no entry, or has a write to a port.
 
         >>> from vmm import Cap, HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -113,6 +113,8 @@ class Vcpu(VcpuState):
         found = []
         while ends[0] != last:
             entry = entries[ends[0]]
+            if entry.pio:
+                raise WrongAnswerError("KVM_RUN", f"a coalesced write with pio={entry.pio}")
             data = raw.bytes_of(raw.cast("uint8_t *", raw.address_of(entry.data)), 8)
             found.append((int(entry.phys_addr), data[: entry.len]))
             ends[0] = (ends[0] + 1) % _COALESCED_ENTRIES

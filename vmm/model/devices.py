@@ -8,10 +8,12 @@ within a page, by itself.
 import errno
 from dataclasses import dataclass, field
 
+import msgspec
+
 from vmm.model.allowed import Allowed
 from vmm.model.rule import documented, source
 from vmm.scenario.features import Features
-from vmm.scenario.history import Done, Mmio, MmioKept, Refused, Touched
+from vmm.scenario.history import Done, Mmio, MmioKept, Ran, Refused, Touched
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     CoalesceMmio,
@@ -209,7 +211,7 @@ def _absorbed(devices: Devices, allowed: Allowed) -> Allowed | None:
     exits: tuple[Mmio, ...] = getattr(outcome, "mmio", ())
     if not devices.may_take(exits):
         return allowed
-    if not isinstance(outcome, Touched) or len(exits) != 1 or _crosses_a_page(exits[0]):
+    if not isinstance(outcome, Touched | Ran) or len(exits) != 1 or _crosses_a_page(exits[0]):
         return None
     taken = devices.written(exits[0])
     if taken is None:
@@ -224,7 +226,8 @@ def _absorbed(devices: Devices, allowed: Allowed) -> Allowed | None:
         else:
             devices.kept.append(exits[0])
 
-    return Allowed(Touched(outcome.value), EVENT if taken.event else COALESCED, adopt)
+    kept = msgspec.structs.replace(outcome, mmio=())
+    return Allowed(kept, EVENT if taken.event else COALESCED, adopt)
 
 
 def _crosses_a_page(exit_: Mmio) -> bool:

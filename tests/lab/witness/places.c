@@ -226,7 +226,8 @@ static void show_kept(void)
         struct kvm_coalesced_mmio *entry = &ring->coalesced_mmio[ring->first];
         uint32_t value;
         memcpy(&value, entry->data, sizeof(value));
-        printf(" kept %llx/%u %x", (unsigned long long)entry->phys_addr, entry->len, value);
+        printf(" kept %llx/%u %x%s", (unsigned long long)entry->phys_addr, entry->len, value,
+               entry->pio ? " as a port" : "");
     }
 }
 

@@ -18,7 +18,7 @@ static const struct fault *const tables[] = {
     leak_faults, patch_faults, insn_faults, string_faults, port_faults, element_faults, long_faults,
     host_faults,
     others_faults,
-    device_faults, start_faults, clock_faults, state_faults, history_faults,
+    device_faults, beside_faults, start_faults, clock_faults, state_faults, history_faults,
 };
 #define NR_TABLES (sizeof(tables) / sizeof(tables[0]))
 

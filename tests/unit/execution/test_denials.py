@@ -69,6 +69,7 @@ def test_a_kernel_that_does_what_it_says_passes() -> None:
         ({"SET_TSS_ADDR": 0}, "KVM_CAP_SET_TSS_ADDR"),
         ({"SET_IDENTITY_MAP_ADDR": 0}, "KVM_CAP_SET_IDENTITY_MAP_ADDR"),
         ({"DISABLE_QUIRKS2": 0b0011}, "KVM_CAP_DISABLE_QUIRKS2"),
+        ({"DISABLE_QUIRKS2": 0}, "KVM_CAP_DISABLE_QUIRKS2"),
         ({"DIRTY_LOG_RING": 0x8000}, "KVM_CAP_DIRTY_LOG_RING"),
         ({"NR_VCPUS": 4}, "KVM_CAP_MAX_VCPUS"),
         ({"MAX_VCPUS": 2}, "KVM_CAP_MAX_VCPUS"),

@@ -50,8 +50,7 @@ def _check_options(vm: Vm) -> None:
     """Check that no more is taken than is offered: another option, or a larger ring."""
     for cap, more in ((Cap.DISABLE_QUIRKS2, _other_bits), (Cap.DIRTY_LOG_RING, _twice)):
         offered = vm.check_extension(cap)
-        tries = more(offered) if offered else []
-        if any(_is_taken(partial(vm.enable_cap, cap, argument)) for argument in tries):
+        if any(_is_taken(partial(vm.enable_cap, cap, argument)) for argument in more(offered)):
             raise _wrong(cap, f"{offered:#x}, and more is taken")
 
 
@@ -70,7 +69,7 @@ def _other_bits(offered: int) -> list[int]:
 
 
 def _twice(offered: int) -> list[int]:
-    return [2 * offered]
+    return [2 * offered] if offered else []
 
 
 def _is_taken(call: Callable[[], object]) -> bool:

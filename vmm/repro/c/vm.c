@@ -61,6 +61,9 @@ static void expect_coalesced(uint64_t gpa, unsigned length, const char *data)
 	if (!ring || ring->first == ring->last)
 		leave(WRONG, "a write to 0x%llx was not coalesced", (unsigned long long)gpa);
 	entry = &ring->coalesced_mmio[ring->first];
+	if (entry->pio)
+		leave(WRONG, "a write to 0x%llx was coalesced as one to a port",
+		      (unsigned long long)gpa);
 	if (entry->phys_addr != gpa || entry->len != length || memcmp(entry->data, data, length))
 		leave(WRONG, "a write of %u bytes to 0x%llx was coalesced, expected %u to 0x%llx",
 		      entry->len, (unsigned long long)entry->phys_addr, length,
