@@ -95,11 +95,14 @@ _CLOCK_OFFSETS = (0x400, 0x400, 0x710, 0x7C0, 0xF80)
 _IDLE_GPA = 0x7000_0040
 """A touch here lets a vCPU run; random scenarios have no slot here."""
 
-_EVENTS = ((0x40, 4), (0x100, 2), (0x200, 0), (0xFFC, 4))
+_EVENTS = ((0x40, 4), (0x100, 2), (0x200, 0), (0x300, 8), (0xFFC, 4))
 """Offset in a page, and length, of eventfds.
 
 One of any length is not placed at the end of a range, where some kernels lose it: a known issue.
 """
+
+_MATCHES = (None, None, 0, 1)
+_MATCHES_OF_8 = (None, 1, 1 << 32, 1 << 32 | 1)
 
 _BACK: dict[HostChangeKind, HostChangeKind] = {
     "unmap": "map",
@@ -128,6 +131,7 @@ class Extras:
         self._world = world
         self._writes = 0
         self._files: dict[str, int] = {}
+        self._events: list[IoEventFd] = []
         self._made = 0
         self._taken: dict[str, ChangeHostMemory] = {}
         self._is_forked = False
@@ -327,10 +331,25 @@ class Extras:
             yield CollectMmio()
         elif gfn % 2:
             yield CoalesceMmio(gpa, PAGE_SIZE_BYTES if gfn % 4 == 1 else 0x42, is_on)
+        elif self._pools.has_long and dice.chance(0.3):
+            offset, value = dice.pick((0, 0x300, 0xFF8)), dice.pick(_MATCHES_OF_8[1:])
+            yield Instruction("store", gpa + offset, 8, value, mode="long")
         else:
-            offset, length = dice.pick(_EVENTS)
-            match = dice.pick((None, None, 0, 1)) if length else None
-            yield IoEventFd(dice.pick(("x", "y")), gpa + offset, length, match, is_on)
+            yield self._event(gpa, is_on)
+
+    def _event(self, gpa: int, is_on: bool) -> IoEventFd:
+        """Return the start of an ioeventfd, or the end of one, or of one that differs in value."""
+        dice = self._dice
+        offset, length = dice.pick(_EVENTS)
+        matches = _MATCHES_OF_8 if length == 8 else _MATCHES
+        match = dice.pick(matches) if length else None
+        event = IoEventFd(dice.pick(("x", "y")), gpa + offset, length, match)
+        if is_on:
+            self._events.append(event)
+            return event
+        known = dice.pick(self._events) if self._events else event
+        other = match if known.length and dice.chance(0.3) else known.match
+        return _replace(known, match=other, on=False)
 
     def _switch(self) -> Iterator[AnyOperation]:
         """Yield a switch to another VM, which may be closed while the first one goes on.
