@@ -131,6 +131,38 @@ def test_no_process_is_left(
     assert "INCONCLUSIVE endless: interrupted\n" in output
 
 
+def test_cpu_time_that_is_used_up_is_named_and_leaves_a_whole_result(
+    tmp_path: Path, scenario: Path, started: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    file = tmp_path / "result.json"
+    process = started("run", scenario, "--patience", "100", "--json", file)
+    with_a_child(process)
+    process.send_signal(signal.SIGXCPU)
+    errors = process.communicate(timeout=TIME_LIMIT_S)[1]
+    data = json.loads(file.read_text())
+    assert (process.returncode, data["exit_status"]) == (3, 3)
+    assert errors == "vmm: the host: no more CPU time is allowed (ulimit -t)\n"
+
+
+@pytest.mark.parametrize("command", [("run", "x", "--json", "r.json"), ("judge", "h.jsonl")])
+def test_a_current_folder_that_is_gone_is_the_hosts(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = 'rmdir "$PWD"; exec "$@"'
+    result = subprocess.run(
+        ["bash", "-c", script, "bash", sys.executable, "-P", "-m", "vmm.cli", *command],
+        cwd=gone,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S,
+    )
+    assert result.returncode in {2, 3}
+    assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_ended_leaves_a_whole_result(
     tmp_path: Path, started: Callable[..., "subprocess.Popen[str]"], number: signal.Signals

@@ -3,10 +3,12 @@
 The exit statuses are those of `vmm.verdict.statuses`.
 """
 
+import os
+import resource
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -115,6 +117,14 @@ def _as_interruptions() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    def out_of_time(number: int, frame: FrameType | None) -> None:
+        # The kernel sends it again each second: what has run is still to be written.
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+        with suppress(OSError):
+            os.write(2, b"vmm: the host: no more CPU time is allowed (ulimit -t)\n")
+        raise KeyboardInterrupt
+
     def dropped(what: "sys.UnraisableHookArgs") -> None:
         if isinstance(what.exc_value, KeyboardInterrupt):
             signal.signal(signal.SIGALRM, interrupt)
@@ -123,10 +133,12 @@ def _as_interruptions() -> Iterator[None]:
             hook(what)
 
     hook, sys.unraisablehook = sys.unraisablehook, dropped
-    before = {number: signal.getsignal(number) for number in (*ENDING_SIGNALS, signal.SIGALRM)}
+    taken = (*ENDING_SIGNALS, signal.SIGALRM, signal.SIGXCPU)
+    before = {number: signal.getsignal(number) for number in taken}
     for number in ENDING_SIGNALS:
         if before[number] is not signal.SIG_IGN:
             signal.signal(number, interrupt)
+    signal.signal(signal.SIGXCPU, out_of_time)
     try:
         yield
     finally:

@@ -52,6 +52,8 @@ def early_of(error: BaseException) -> Early:
             return Early(INTERRUPTED)
         case _ if is_short(error):
             return Early(of_the_host(error))
+        case FileNotFoundError() if _is_nowhere():
+            return Early("the host: the current folder has been removed")
     return Early("", statuses.INTERNAL_ERROR, "".join(traceback.format_exception(error)))
 
 
@@ -111,6 +113,15 @@ def is_closed(fd: int) -> bool:
     there = select.poll()
     there.register(fd, 0)
     return bool(there.poll(0))
+
+
+def _is_nowhere() -> bool:
+    """Whether the current folder is gone, so that no relative path means anything."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _may_be_written(file: str) -> bool:

@@ -67,6 +67,7 @@ def _prepare(parent: int, name: str, denied: Callable[[OSError], int]) -> None:
         raw.die_with_parent(parent)
         for number in ENDING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGXCPU, signal.SIG_DFL)  # Its parent says that it died by it.
         if name:
             raw.name_process(name)
         is_ready = True
