@@ -20,13 +20,19 @@ from vmm.scenario.operations import READONLY
 MAX_THREADS = 1 << 16
 EVENT = "kvm_set_user_memory"
 IS_EVENT = re.compile(
-    rf"(?:^|[\s:]){EVENT}\s+(?=.*(?:gpa|guest_phys_addr)=)|Slot#\d+ flags=0x[0-9a-f]+ gpa=0x"
+    rf"(?:^|[\s:]){EVENT}\s+(?=.*(?:gpa|guest_phys_addr)=|AddrSpace#|Slot#)"
+    r"|Slot#\d+ flags=0x[0-9a-f]+ gpa=0x"
 )
 """Matches a line of QEMU's trace, to recognise the file."""
 
 _EVENT = re.compile(rf"(?:^|[\s:]){EVENT}\s+(.*)$")
-_REMAINS = re.compile(r"(?:^|[\s:])kvm_(?:s[a-z_]*)?$|Slot#\d+ flags=|size=0x[0-9a-f]+ ua=0x")
+_REMAINS = re.compile(
+    r"^\d+@[\d.]*:?$|(?:^|[\s:])kvm_(?:s[a-z_]*)?$|Slot#\d+ flags=|size=0x[0-9a-f]+ ua=0x"
+)
 """Matches what is left of an event if another program has written into its line, or it is cut."""
+
+_BEFORE = re.compile(r"@.*@|kvm_s[a-z_]*\d+@")
+"""Matches what stands before an event if another one was cut off there."""
 
 _PID = re.compile(r"\bpid=(\d+)")
 _THREAD = re.compile(r"(?:^|\s)(\d{1,10})@\d+\.\d+:")
@@ -43,6 +49,7 @@ _NAMES = {
     "fd": "guest_memfd",
     "fd_offset": "guest_memfd_offset",
 }
+_MAX_ERRNO = 4095
 _NEEDED = ("slot", "flags", "gpa", "size", "ua", "ret")
 
 
@@ -53,7 +60,12 @@ def read_qemu(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
         trace.lines = number
         found = _EVENT.search(line)
         if found is not None:
-            reader.take(Line(number, number, shown(line)), line[: found.start(1)], found[1])
+            head = line[: found.start(1)]
+            if _BEFORE.search(head) is not None:
+                reader.take(Line(number, number, shown(line)), head, "")
+            for text in found[1].split(EVENT):  # Several, if two threads wrote into one line.
+                reader.take(Line(number, number, shown(line)), head, text)
+                head = text
         elif _REMAINS.search(line) is not None:
             reader.take(Line(number, number, shown(line)), line, "")
 
@@ -86,6 +98,8 @@ class _Reader:
         fields = {_NAMES.get(name, name): literal(value) for name, value in _FIELD.findall(text)}
         missing = [name for name in _NEEDED if name not in fields]
         region = None if missing else _region(line, fields)
+        if region is not None and region.errno > _MAX_ERRNO:
+            region, missing = None, ["a possible result"]
         machine = self._machine(line, head, text, region)
         if region is None:
             why = f"the line is cut off, or lacks {', '.join(missing)}"
@@ -108,6 +122,8 @@ class _Reader:
             return self._of_process(process[1], line)
         if thread is None:
             logged = _LOGGED.search(head)
+            if logged is None and self._threads:  # What stood before the event is damaged.
+                return self._of_new_thread(line, region)
             return self._of_process(f"[{logged[1]}]" if logged is not None else "", line)
         if thread[1] not in self._threads:
             machine = self._of_new_thread(line, region)

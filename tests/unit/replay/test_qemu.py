@@ -125,6 +125,42 @@ def test_an_event_that_is_cut_off_within_its_name_may_have_changed_slots(width: 
     assert [isinstance(call, Unread) for call in vm.calls] == [False, True, False]
 
 
+@pytest.mark.parametrize("head", ["", "12@1795794634.459056:"])
+def test_an_event_that_is_cut_off_and_joined_to_the_next_may_have_changed_slots(head: str) -> None:
+    lines = [timed(12, slot, 0x7F0000000000 + slot * 0x2000) for slot in range(3)]
+    lines = [head + line.partition(":")[2] for line in lines]
+    for width in range(len(head) + len("kvm_set"), len(lines[1]) - len("=0")):
+        (vm,) = trace_of(lines[0], lines[1][:width] + lines[2]).vms
+        assert any(isinstance(call, Unread) for call in vm.calls), width
+        assert vm.calls[0] == trace_of(lines[0]).vms[0].calls[0]
+
+
+def test_two_events_in_one_line_are_both_read() -> None:
+    one, two = _NEW.replace("{ret}", "0"), _NEW.replace("{ret}", "0").replace("Slot#1", "Slot#2")
+    (vm,) = trace_of(one + two).vms
+    assert [call.slot & 0xFFFF for call in vm.calls if isinstance(call, Region)] == [1, 2]
+
+
+def test_an_event_whose_time_is_damaged_is_of_the_vm_that_has_its_memory() -> None:
+    lines = [timed(10, 0, 0x7F0000000000), timed(10, 1, 0x7F0000100000)]
+    damaged = timed(10, 1, 0x7F0000100000, 0).replace("10@", "\\xff")
+    (vm,) = trace_of(*lines, damaged, "10@179579").vms
+    kinds = [type(call) for call in vm.calls]
+    assert kinds == [Region, Region, Region, Unread]
+
+
+def test_a_result_that_no_call_has_is_none() -> None:
+    lines = [_OLD.format(slot=slot, ret=ret) for slot, ret in ((1, 0), (2, -25256))]
+    (vm,) = trace_of(*lines).vms
+    assert [type(call) for call in vm.calls] == [Region, Unread]
+
+
+def test_a_first_event_that_is_cut_off_is_not_passed_over() -> None:
+    whole = _OLD.format(slot=1, ret=0)
+    (vm,) = trace_of(whole[: whole.index("gpa=")], whole).vms
+    assert [type(call) for call in vm.calls] == [Unread, Region]
+
+
 def test_the_log_of_libvirt_has_no_event_but_qemu_s() -> None:
     log = (
         *("2026-11-28 06:00:01.123+0000: starting up libvirt version: 9.0.0", "LC_ALL=C \\"),
