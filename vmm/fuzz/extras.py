@@ -333,7 +333,8 @@ class Extras:
             yield CoalesceMmio(gpa, PAGE_SIZE_BYTES if gfn % 4 == 1 else 0x42, is_on)
         elif self._pools.has_long and dice.chance(0.3):
             offset, value = dice.pick((0, 0x300, 0xFF8)), dice.pick(_MATCHES_OF_8[1:])
-            yield Instruction("store", gpa + offset, 8, value, mode="long")
+            if within_reach(gpa + offset, 8, self._pools.reach):
+                yield Instruction("store", gpa + offset, 8, value, mode="long")
         else:
             yield self._event(gpa, is_on)
 

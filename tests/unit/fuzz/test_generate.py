@@ -12,7 +12,7 @@ from tests.searched import BASES, composed, some
 from vmm.fuzz.dice import Dice, seed_of
 from vmm.fuzz.generate import generate
 from vmm.fuzz.looks import Looks
-from vmm.fuzz.pools import Pools
+from vmm.fuzz.pools import Pools, with_odd_subject
 from vmm.fuzz.world import World
 from vmm.model.model import Model
 from vmm.scenario.codec import scenario_text
@@ -55,6 +55,14 @@ def followed(scenarios: Iterable[Scenario]) -> list[Scenario]:
 @given(st.integers(0, (1 << 64) - 1), st.sampled_from((FEATURES, OLD)))
 def test_every_scenario_is_valid(seed: int, features: Features) -> None:
     validate(generate(seed, features, BASES))
+
+
+def test_every_scenario_of_devices_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are rare, so that other tests hardly meet one."""
+    always = "vmm.fuzz.generate._with_odd_subject"
+    monkeypatch.setattr(always, lambda drawn, has, _: with_odd_subject(drawn, "devices", has))
+    for number in range(60):
+        validate(generate(seed_of(3, number), FEATURES))
 
 
 def test_a_host_without_proc_is_not_asked_to_look_there() -> None:
