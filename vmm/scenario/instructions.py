@@ -333,7 +333,8 @@ _ROWS = (
     ),
     _stack("ret", b"\xc3", effects.ret, (8,), pops=True),
     replace(_stack("enter", b"\xc8", effects.enter, (8,)), tail={0: bytes(3)}, frame="makes"),
-    replace(_stack("leave", b"\xc9", effects.leave, pops=True), frame="leaves"),
+    # With a 16-bit operand the processor that bochs emulates pops 64 bits.
+    replace(_stack("leave", b"\xc9", effects.leave, (8,), pops=True), frame="leaves"),
     _table("sgdt", 0),
     _table("sidt", 1),
     _fx("fxsave", 0, effects.fxsave, "real", before=_FNINIT),

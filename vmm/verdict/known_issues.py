@@ -140,13 +140,20 @@ class KnownIssue:
 class Known(NamedTuple):
     """An issue, whether a scenario meets it, and whether it may show at an operation.
 
-    Only a scenario with an operation of one of the ``kinds`` can meet it.
+    Only a scenario with an operation of one of the ``kinds`` can meet it, and only on a host whose
+    two-dimensional paging is in the state ``tdp``, "on" or "off" (empty: either).
     """
 
     issue: KnownIssue
     kinds: frozenset[type[AnyOperation]]
     meets: Callable[[Scenario], bool]
     shows_at: Callable[[Scenario, int, AnyOperation], bool]
+    tdp: str = ""
+
+    def concerns(self, host: Mapping[str, str]) -> bool:
+        """Whether a host has the issue, or may have it."""
+        state = host.get("tdp", "unknown").partition(" ")[0]
+        return self.issue.concerns(host) and (not self.tdp or state in (self.tdp, "unknown"))
 
 
 def _kinds(*operations: type[AnyOperation]) -> frozenset[type[AnyOperation]]:
@@ -461,6 +468,7 @@ KNOWN = (
         _kinds(SetUserMemoryRegion, SetUserMemoryRegion2),
         mmio_conditions.writes_where_mmio_was,
         mmio_conditions.is_written_where_mmio_was,
+        tdp="on",
     ),
     Known(
         KnownIssue(
@@ -492,7 +500,7 @@ def issues_met(
     ``host`` is what a history says of the host; its ``vendor`` is the module under /sys/module that
     runs its guests.
     """
-    possible = [known for known in KNOWN if known.issue.concerns(host) and among(known.issue)]
+    possible = [known for known in KNOWN if known.concerns(host) and among(known.issue)]
     kinds = frozenset(map(type, scenario.operations)) if possible else frozenset()
     return tuple(
         known.issue
@@ -517,7 +525,7 @@ def weighed(verdict: Verdict, history: History) -> tuple[Verdict, KnownIssue | N
         issue = known.issue
         if (
             issue.is_seen_in(verdict)
-            and issue.concerns(host)
+            and known.concerns(host)
             and known.shows_at(scenario, *place)
             and known.meets(scenario)
         ):

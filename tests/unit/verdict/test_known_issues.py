@@ -262,7 +262,7 @@ def test_a_race_hangs_where_it_maps_ahead_while_slots_change() -> None:
     assert meets(Race((changes,), (alone,)), slot, PreFaultMemory(0x8000, 0x1000))
 
 
-def test_a_write_taken_for_a_read_is_known_on_intel_alone() -> None:
+def test_a_write_taken_for_a_read_is_known_with_ept_alone() -> None:
     scenario = curated("unmapped-hva-readonly")
     whole = ideal_history(scenario)
     index = next(
@@ -276,12 +276,17 @@ def test_a_write_taken_for_a_read_is_known_on_intel_alone() -> None:
     events[index] = msgspec.structs.replace(events[index], outcome=Stopped("EFAULT"))
     end = msgspec.structs.replace(whole, events=tuple(events[: index + 1]))
 
-    def on(vendor: str) -> Status:
-        host = {**whole.header.host, "vendor": vendor}
+    def on(history: History, vendor: str, tdp: str) -> Status:
+        host = {**whole.header.host, "vendor": vendor, "tdp": tdp}
         header = msgspec.structs.replace(whole.header, host=host)
-        return judged(msgspec.structs.replace(end, header=header)).verdict.status
+        return judged(msgspec.structs.replace(history, header=header)).verdict.status
 
-    assert (on("kvm_intel"), on("kvm_amd")) == (Status.KNOWN, Status.DIFFERS)
+    ept, shadow = "on (kvm_intel.ept=Y)", "off (kvm_intel.ept=N)"
+    assert on(end, "kvm_intel", ept) is on(end, "kvm_intel", "unknown") is Status.KNOWN
+    assert on(end, "kvm_intel", shadow) is Status.DIFFERS
+    assert on(end, "kvm_amd", "on (kvm_amd.npt=Y)") is Status.DIFFERS
+    assert on(whole, "kvm_intel", ept) is Status.PASSES_NOW
+    assert on(whole, "kvm_intel", shadow) is Status.PASSED
 
 
 def test_an_interrupt_hangs_only_where_an_earlier_one_met_no_memory() -> None:
