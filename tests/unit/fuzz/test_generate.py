@@ -61,7 +61,7 @@ def test_every_scenario_of_devices_is_valid(monkeypatch: pytest.MonkeyPatch) -> 
     """They are rare, so that other tests hardly meet one."""
     always = "vmm.fuzz.generate._with_odd_subject"
     monkeypatch.setattr(always, lambda drawn, has, _: with_odd_subject(drawn, "devices", has))
-    for number in range(60):
+    for number in range(100):
         validate(generate(seed_of(3, number), FEATURES))
 
 
