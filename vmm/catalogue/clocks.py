@@ -417,7 +417,22 @@ _HALVES = (
     Slot(2, _GFN + 2, at("a", 2), 2, LOG_DIRTY_PAGES),
 )
 
+_BEYOND = (_GFN + _SLOT.pages) * PAGE_SIZE_BYTES - 0x10
+"""Where a system time begins in the last page of a slot, and ends after it."""
+
 SCENARIOS = (
+    _scenario(
+        "reaches-beyond-its-slot",
+        "system_time",
+        "A system time that reaches from a slot into a hole is written nowhere.",
+        *creates(_SLOT),
+        *_after_each(
+            "system_time",
+            *(_set("system_time", _BEYOND), _set("system_time"), _set("system_time", on=False)),
+            *(_set("system_time", _BEYOND), _SLOT.move(_GFN - 1), _set("system_time")),
+        ),
+        source="kvm_gpc_is_valid_len, __kvm_gfn_to_hva_cache_init",
+    ),
     *(scenario for clock in _BOTH for scenario in _each(clock)),
     _scenario(
         "is-written-at-once",

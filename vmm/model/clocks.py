@@ -43,6 +43,12 @@ CLOCK_MSRS = documented(
     "KVM_SET_MSRS takes the MSRs of the clocks",
     "api.rst 4.19; x86/msr.rst",
 )
+SYSTEM_TIME_INSIDE = documented(
+    "system-time-inside",
+    "a system time that reaches from a page into a gpa without a slot is written nowhere, and "
+    "KVM_KVMCLOCK_CTRL says that there is none",
+    "x86/msr.rst MSR_KVM_SYSTEM_TIME_NEW: it must be in guest RAM; kvm_gpc_is_valid_len",
+)
 STEAL_TIME_ALIGNED = documented(
     "steal-time-aligned",
     "the steal time is at a multiple of 64 bytes, else KVM_SET_MSRS does not set the MSR",
@@ -112,6 +118,11 @@ class Clocks:
     def _msr(self, op: SetClockMsr) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of KVM_SET_MSRS."""
         adopt = partial(self._set, op)
+        if op.on and op.clock == "system_time" and (across := _next_page(op)) is not None:
+            # Some kernels write it where both pages have memory, and some keep the one before.
+            if self._slots.find(across) is not None or (op.vcpu, op.clock) in self._clocks:
+                return ()
+            return (Allowed(MsrsSet(1), SYSTEM_TIME_INSIDE),)
         if op.clock != "steal_time" or not op.on:
             return (Allowed(MsrsSet(1), CLOCK_MSRS, adopt),)
         if op.gpa % STEAL_TIME_BYTES:
@@ -312,3 +323,9 @@ def _unknown(outcome: AnyOutcome, unknown: int) -> AnyOutcome:
 def _room(gpa: int) -> int:
     """Return how many bytes there are from a gpa to the end of its page."""
     return PAGE_SIZE_BYTES - gpa % PAGE_SIZE_BYTES
+
+
+def _next_page(op: SetClockMsr) -> int | None:
+    """Return the gfn into which a structure crosses; None if it is in one page."""
+    is_across = _room(op.gpa) < LAYOUTS[op.clock].size
+    return op.gpa // PAGE_SIZE_BYTES + 1 if is_across else None

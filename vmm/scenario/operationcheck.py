@@ -237,10 +237,10 @@ class OperationChecker:
         return "" if 0 <= vcpu < self._vcpus else f".vcpu: there are {self._vcpus} ($.vcpus)"
 
     def _clock(self, op: ops.SetClockMsr) -> str:
-        """Check that KVM does not overwrite the guest; only the wall clock may cross pages."""
+        """Check that KVM does not overwrite the guest; the steal time may not cross pages."""
         size = LAYOUTS[op.clock].size
         is_across = op.gpa % PAGE_SIZE_BYTES + size > PAGE_SIZE_BYTES
-        if op.gpa % _CLOCK_ALIGNMENT or (is_across and op.clock != "wall_clock"):
+        if op.gpa % _CLOCK_ALIGNMENT or (is_across and op.clock == "steal_time"):
             return f".gpa: a multiple of {_CLOCK_ALIGNMENT} with {size} bytes before its page's end"
         if not 0 <= op.gpa < 1 << MAX_GPA_BITS:
             return f".gpa: an address has {MAX_GPA_BITS} bits at the most"

@@ -226,6 +226,17 @@ def test_a_wall_clock_across_pages_goes_on_in_the_next_one() -> None:
         assert (("b", 0x1000, 4) in looked.room) is bool(more)
 
 
+def test_a_system_time_that_reaches_into_a_hole_is_written_nowhere() -> None:
+    beyond = SetClockMsr("system_time", 0x10_3FF0)
+    looked = look(slot(), beyond, KvmclockCtrl(), IDLE)
+    assert (looked.room, due(looked)) == ((), [])
+    (refused,) = after((slot(), beyond)).allowed(KvmclockCtrl())
+    assert refused.outcome == Refused(22)
+    more = SetUserMemoryRegion(2, 0x10_4000, 0x1000, Place("b"))
+    assert after((slot(), more)).allowed(beyond) == ()
+    assert after((slot(), SetClockMsr("system_time", GPA))).allowed(beyond) == ()
+
+
 def test_msrs_and_pauses_that_are_refused() -> None:
     model = after((slot(),))
     set_ = [each.outcome for each in model.allowed(SetClockMsr("steal_time", GPA + 4))]
