@@ -7,10 +7,11 @@ from vmm.catalogue._build import Slot, at
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
+    ChangeHostMemory,
     Place,
 )
-from vmm.scenario.pagetables import PROGRAM_OFFSET, Tables
-from vmm.scenario.programs import LOAD, STORE, writes
+from vmm.scenario.pagetables import PLAIN, PROGRAM_OFFSET, Tables
+from vmm.scenario.programs import LOAD, STORE, entries, writes
 
 TABLES = Slot(1, 0x100, at("a"), pages=4)
 CODE = Slot(2, 0x104, at("a", 4), pages=4)
@@ -30,6 +31,12 @@ def programs(mapping: str = "a") -> Iterator[AnyOperation]:
     """Yield the operations that write the programs to the first two pages after page tables."""
     for page, program in ((4, STORE), (5, LOAD)):
         yield from writes(Place(mapping, page * PAGE_SIZE_BYTES + PROGRAM_OFFSET), program)
+
+
+def lowest_level(place: Place, gfns: tuple[int, ...], bits: int = PLAIN) -> Iterator[AnyOperation]:
+    """Yield the host's operations that write a table of pages."""
+    yield ChangeHostMemory(place)
+    yield from entries(place, {n: gfn * PAGE_SIZE_BYTES | bits for n, gfn in enumerate(gfns)})
 
 
 start_scenario = Area(prefix="start-", tags=("start",), source=WALK, survey="none")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from vmm.catalogue._build import Slot, at
-from vmm.catalogue._starts import programs, start_scenario
+from vmm.catalogue._starts import lowest_level, programs, start_scenario
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
@@ -12,7 +12,7 @@ from vmm.scenario.operations import (
     Start,
 )
 from vmm.scenario.pagetables import PROGRAM_OFFSET, USED, Tables
-from vmm.scenario.programs import ENTRY_BYTES, copy, index_of, remap, writes
+from vmm.scenario.programs import ENTRY_BYTES, copy, entries, index_of, remap, writes
 
 _GFNS = (0x104, 0x105, 0x106, 0x107, 0x103, 0x110, 0x10C)
 _LOADING, _REMAPPING, _COPYING, _TABLE, _PAGE, _TARGET = 1, 2, 3, 4, 5, 6
@@ -40,6 +40,37 @@ def _map(gfn: int) -> Start:
     return Start(code, _TABLES.gpa, entry, gfn * PAGE_SIZE_BYTES | USED)
 
 
+_ACROSS = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x102), bits=USED)
+_SECOND_START = 1 << 21
+"""The first address of the second entry of the table at 0x102, which leads to one of two tables."""
+
+_SECOND_WORD = _SECOND_START + 0x40
+_SECOND_TABLES = Slot(2, 0x108, at("b"), pages=2)
+
+
+def _lead(gfn: int, is_across: bool) -> Start:
+    """Let the guest change where the second entry leads, and read there.
+
+    ``is_across``: by a word whose lower half is in the entry before, which it leaves as it was.
+    """
+    begin, value = ENTRY_BYTES, gfn * PAGE_SIZE_BYTES | USED
+    if is_across:
+        begin, value = ENTRY_BYTES - 2, (value & 0xFFFF) << 16
+    code = _ACROSS.address(_REMAPPING) + PROGRAM_OFFSET
+    return Start(code, _ACROSS.gpa, _ACROSS.address(3) + begin, value)
+
+
+def _across() -> Iterator[AnyOperation]:
+    """Yield what the host writes to memory before."""
+    yield from _ACROSS.lay()
+    yield from entries(at("a", 2), {1: _SECOND_TABLES.gfn * PAGE_SIZE_BYTES | USED})
+    yield from lowest_level(at("b"), (0x104, 0x105), USED)
+    yield from lowest_level(at("b", 1), (0x105, 0x104), USED)
+    yield from programs()
+    program = Place("a", (4 + _REMAPPING) * PAGE_SIZE_BYTES + PROGRAM_OFFSET)
+    yield from writes(program, remap(_SECOND_WORD))
+
+
 _READ = _TABLES.access(_LOADING, _PAGE)
 _COPY = _TABLES.access(_COPYING, _TARGET)
 
@@ -50,6 +81,10 @@ _SET_UP = (
     *(_MEMORY.create(), _FIRST.create(), _SECOND.create()),
 )
 _SOURCE = "kvm_mmu_invlpg, FNAME(sync_spte), vcpu_clear_mmio_info; Intel SDM vol. 3, 4.10.4"
+_TRACKED = (
+    "kvm_mmu_track_write, mmu_pte_write_fetch_gpte, detect_write_misaligned; "
+    "Intel SDM vol. 3, 4.10.4.1"
+)
 
 SCENARIOS = (
     start_scenario(
@@ -78,6 +113,23 @@ SCENARIOS = (
         *(_OUTPUT.create(), _map(_HOLE), _COPY, _map(_FIRST.gfn), _COPY),
         source=f"{_SOURCE}; vcpu_mmio_gva_to_gpa",
         needs=("readonly_mem",),
+    ),
+    start_scenario(
+        "and-map-two-megabytes-anew",
+        "After INVLPG an address reaches what an entry above the last level says by then.",
+        *_across(),
+        *(_MEMORY.create(), _SECOND_TABLES.create()),
+        *(_lead(gfn, is_across=False) for gfn in (0x108, 0x109, 0x108)),
+        source=_TRACKED,
+    ),
+    start_scenario(
+        "and-map-two-megabytes-anew-by-a-write-across-two-entries",
+        "The same where the guest, in 64-bit mode, writes the end of one entry and the beginning "
+        "of the next by one word.",
+        *_across(),
+        *(_MEMORY.create(), _SECOND_TABLES.create()),
+        *(_lead(gfn, is_across=True) for gfn in (0x108, 0x109, 0x108)),
+        source=_TRACKED,
     ),
 )
 """All scenarios in which a guest changes its own page tables in 64-bit mode."""

@@ -1,6 +1,5 @@
 """A guest's page tables and code in slots of the scenario, which are changed."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import msgspec
@@ -16,6 +15,7 @@ from vmm.catalogue._starts import (
     USUAL,
     VALUE,
     accesses,
+    lowest_level,
     programs,
     start_scenario,
 )
@@ -262,13 +262,6 @@ _SECOND = Tables("a", USUAL.gfn, GFNS, start=1 << 21)
 _SECOND_GFN = 0x108
 
 
-def _lowest_level(place: Place, gfns: tuple[int, ...]) -> Iterator[AnyOperation]:
-    """Yield the host's operations that write a table of pages."""
-    yield ChangeHostMemory(place)
-    pages = {index: gfn * PAGE_SIZE_BYTES | PLAIN for index, gfn in enumerate(gfns)}
-    yield from entries(place, pages)
-
-
 def _across(table: int, index: int, gfn: int) -> AnyOperation:
     """Let the guest, in real mode, write the end of an entry, and the lower half of the next one's
     lower word, which has the bits and the last digit of a gfn.
@@ -351,8 +344,8 @@ SCENARIOS = (
         "takes effect, at the level of pages and above.",
         *USUAL.lay(),
         *entries(at("a", 2), {1: _SECOND_GFN * PAGE_SIZE_BYTES | PLAIN}),
-        *_lowest_level(at("b"), GFNS),
-        *_lowest_level(at("b", 1), tuple(reversed(GFNS))),
+        *lowest_level(at("b"), GFNS),
+        *lowest_level(at("b", 1), tuple(reversed(GFNS))),
         *programs(),
         *(TABLES.create(), CODE.create(), Slot(3, _SECOND_GFN, at("b"), 2).create()),
         USUAL.run(2),

@@ -89,15 +89,27 @@ class Walk:
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """An entry of a page table, by its place in host memory, and what it will be."""
+    """Bytes of page tables that a guest writes, in one entry or two, by their place in memory."""
 
     mapping: str
     offset: int
-    entry: int
+    data: bytes
 
-    def is_at(self, piece: Piece) -> bool:
-        """Whether a piece is the entry."""
-        return (piece.mapping, piece.offset) == (self.mapping, self.offset)
+    def is_in(self, entry: Piece) -> bool:
+        """Whether some of the bytes are in an entry."""
+        ends = self.offset + len(self.data)
+        return (
+            entry.mapping == self.mapping
+            and entry.offset < ends
+            and self.offset < entry.offset + ENTRY_BYTES
+        )
+
+    def laid_over(self, entry: Piece, held: bytes) -> bytes:
+        """Return an entry that they are in, of which memory holds ``held`` before."""
+        begin = self.offset - entry.offset
+        data = self.data[max(-begin, 0) : ENTRY_BYTES - begin]
+        begin = max(begin, 0)
+        return held[:begin] + data + held[begin + len(data) :]
 
 
 class PageTables:
@@ -118,7 +130,7 @@ class PageTables:
     ) -> Walk:
         """Translate an address by the tables at a gpa; nothing is changed.
 
-        ``rewritten`` is what an entry will be by then; what was cached of it will be invalidated.
+        ``rewritten`` is what the guest writes before; what was cached of it will be invalidated.
         """
         updates: list[Update] = []
         table = tables
@@ -131,13 +143,12 @@ class PageTables:
                 return Walk("unknown")
             if piece.mapping == GUEST_MAPPING:
                 return Walk("unknown")
-            if rewritten is not None and rewritten.is_at(piece):
-                entry = rewritten.entry
+            data = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
+            if rewritten is not None and rewritten.is_in(piece):
+                data = rewritten.laid_over(piece, data)
             elif self._is_stale(piece):
                 return Walk("unknown")
-            else:
-                data = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
-                entry = int.from_bytes(data, "little")
+            entry = int.from_bytes(data, "little")
             if not entry & PRESENT:
                 return _ended("page-fault", updates)
             is_last = level == 0 or bool(entry & LARGE)
@@ -155,8 +166,17 @@ class PageTables:
                 return Walk("memory", table | within, tuple(updates))
         raise AssertionError("the last level has the last entry")
 
-    def adopt(self, vcpu: int, walks: tuple[Walk, ...], sets_bits: bool) -> None:
-        """Apply walks: with ``sets_bits``, set accessed and dirty bits in their entries."""
+    def adopt(
+        self,
+        vcpu: int,
+        walks: tuple[Walk, ...],
+        sets_bits: bool,
+        kept: tuple[tuple[Piece, bytes], ...] = (),
+    ) -> None:
+        """Apply walks: with ``sets_bits``, set accessed and dirty bits in their entries.
+
+        ``kept`` are entries, as they were, of which other addresses may still be cached.
+        """
         for walk in walks:
             for update in walk.updates:
                 self._accesses.was_walked(vcpu, update.entry)
@@ -170,6 +190,21 @@ class PageTables:
         for walk in walks:
             for page in self._pages(walk):
                 self._walked[page] = self._read(page)
+        for entry, held in kept:
+            self._keep(entry, held)
+
+    def cached(self, entry: Piece) -> bytes:
+        """Return an entry as a processor may have cached it."""
+        page, at = divmod(entry.offset, PAGE_SIZE_BYTES)
+        known = self._walked.get((entry.mapping, page))
+        if known is None:
+            return self._contents.read(entry.mapping, entry.offset, ENTRY_BYTES)
+        return known[at : at + ENTRY_BYTES]
+
+    def _keep(self, entry: Piece, held: bytes) -> None:
+        page, at = divmod(entry.offset, PAGE_SIZE_BYTES)
+        known = self._walked[entry.mapping, page]
+        self._walked[entry.mapping, page] = known[:at] + held + known[at + ENTRY_BYTES :]
 
     def _rewritten(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
         at = 0

@@ -25,6 +25,7 @@ from vmm.model.pagetables import (
     READONLY_TABLES,
     TABLES_OUTSIDE,
     Rewritten,
+    Update,
     Walk,
     is_settled,
 )
@@ -205,41 +206,54 @@ class Starts:
     def _remap(self, op: Start, address: int, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
         """Return what a guest reads at an address right after it has mapped that to another gpa.
 
-        It is known where the entry that it writes is the last one on the way to the address.
+        It is known where what it writes is in an entry on the way to the address, at any level.
         """
         at = self._data(op, write=True)
         if not isinstance(at, Data) or not self._accesses.is_alone(op.vcpu):
             return ()
-        (entry,) = at.pieces
+        (table,) = at.pieces
         before = (*walks, *at.walks)
-        if leaves_memory(entry, write=True) or entry.offset % ENTRY_BYTES:
+        if leaves_memory(table, write=True):
             return ()
-        upper = self._contents.read(entry.mapping, entry.offset + _WORD, _WORD)
-        value = int.from_bytes(upper, "little") << 8 * _WORD | op.value
-        rewritten = Rewritten(entry.mapping, entry.offset, value)
-        if any(rewritten.is_at(each.entry) for walk in before for each in walk.updates):
+        data = op.value.to_bytes(_WORD, "little")
+        rewritten = Rewritten(table.mapping, table.offset, data)
+        if any(self._changes(rewritten, each) for walk in before for each in walk.updates):
             return ()
         found = self._data(op, False, address, rewritten)
-        if not isinstance(found, Data) or not rewritten.is_at(found.walks[0].updates[-1].entry):
+        if not isinstance(found, Data):
+            return ()
+        entries = [each.entry for each in found.walks[0].updates]
+        if not any(map(rewritten.is_in, entries)):
             return ()
         if any(walk.reads_only for walk in (*before, *found.walks)):
             return ()
-        if any(_share_a_page(entry, piece) for piece in found.pieces):
+        if any(_share_a_page(table, piece) for piece in found.pieces):
             return ()
         answer = int.from_bytes(self._accesses.read(found.pieces), "little")
-        effect = partial(self._remapped, op, before, (code, *found.pieces), at, found)
+        upper = [each for each in entries[:-1] if rewritten.is_in(each)]
+        kept = tuple((each, self._tables.cached(each)) for each in upper)
+        effect = partial(self._remapped, op, before, (code, *found.pieces), (at, found), kept)
         return (Allowed(Touched(answer, exits_of(found.pieces)), GUEST_TABLES, effect),)
+
+    def _changes(self, rewritten: Rewritten, update: Update) -> bool:
+        """Whether a guest changes an entry that it has just used."""
+        entry = update.entry
+        held = self._contents.read(entry.mapping, entry.offset, ENTRY_BYTES)
+        return rewritten.is_in(entry) and (
+            update.is_new or rewritten.laid_over(entry, held) != held
+        )
 
     def _remapped(
         self,
         op: Start,
         before: tuple[Walk, ...],
         read: tuple[Piece, ...],
-        at: Data,
-        found: Data,
+        data: tuple[Data, Data],
+        kept: tuple[tuple[Piece, bytes], ...],
     ) -> None:
+        at, found = data
         self._run(op, before, read, at.pieces, True)
-        self._tables.adopt(op.vcpu, found.walks, sets_bits=True)
+        self._tables.adopt(op.vcpu, found.walks, sets_bits=True, kept=kept)
 
     def _copy(self, op: Start, address: int, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
         """Return what a guest reads after it has copied a word from an address."""

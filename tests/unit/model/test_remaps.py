@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from tests.modelled import only
+from vmm.catalogue._starts import lowest_level
 from vmm.model.model import Model
 from vmm.scenario.content import STUB_OFFSET, identity
 from vmm.scenario.features import Features
@@ -22,8 +23,10 @@ from vmm.scenario.pagetables import PROGRAM_OFFSET, USED, Tables
 from vmm.scenario.programs import (
     CODE_SELECTOR,
     FLAT_CODE_DESCRIPTOR,
+    LOAD,
     LONG_FAR_CALL,
     copy,
+    entries,
     far_pointer,
     remap,
     writes,
@@ -101,6 +104,66 @@ def test_the_entry_is_written() -> None:
 )
 def test_what_is_not_the_address_s_own_entry_is_not_known(operation: Start) -> None:
     assert model().allowed(operation) == ()
+
+
+DIRECTORY = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x102), bits=USED)
+BIG_WORD = (1 << 21) + 0x40
+"""An address that the second entry of the table at 0x102 leads to."""
+
+
+def with_two_tables() -> Model:
+    """Return the model of a VM whose second entry of the table at 0x102 leads to 0x10C."""
+    made = Model((Mapping("a", 8), Mapping("b", 2)), Features())
+    for operation in (
+        *DIRECTORY.lay(),
+        *entries(Place("a", 2 * PAGE_SIZE_BYTES), {1: 0x10C * PAGE_SIZE_BYTES | USED}),
+        *lowest_level(Place("b"), (0x105, 0x106), USED),
+        *lowest_level(Place("b", PAGE_SIZE_BYTES), (0x106, 0x105), USED),
+        *writes(Place("a", 4 * PAGE_SIZE_BYTES + PROGRAM_OFFSET), remap(BIG_WORD)),
+        *writes(Place("a", 5 * PAGE_SIZE_BYTES + PROGRAM_OFFSET), LOAD),
+        SetUserMemoryRegion(1, 0x100000, 0x8000, Place("a")),
+        SetUserMemoryRegion(2, 0x10C000, 0x2000, Place("b")),
+    ):
+        only(made, operation)
+    return made
+
+
+def leading(offset: int, value: int) -> Start:
+    """Return a start that writes a word to the table at 0x102, and reads BIG_WORD."""
+    code = DIRECTORY.address(0) + PROGRAM_OFFSET
+    return Start(code, DIRECTORY.gpa, DIRECTORY.address(3) + offset, value)
+
+
+def reading(address: int) -> Start:
+    return Start(DIRECTORY.address(1) + PROGRAM_OFFSET, DIRECTORY.gpa, address)
+
+
+NEXT_TABLE = 0x10D * PAGE_SIZE_BYTES | USED
+ACROSS = leading(6, (NEXT_TABLE & 0xFFFF) << 16)
+
+
+@pytest.mark.parametrize("operation", [leading(8, NEXT_TABLE), ACROSS])
+def test_an_entry_above_the_last_level_counts_at_once(operation: Start) -> None:
+    made = with_two_tables()
+    assert only(made, reading(BIG_WORD)).outcome == Touched(identity(0, 5))
+    assert only(made, operation).outcome == Touched(identity(0, 6))
+    back = leading(8, (NEXT_TABLE & 0xFFF) | 0x10C000)
+    assert only(made, back).outcome == Touched(identity(0, 5))
+    assert only(made, reading(BIG_WORD + PAGE_SIZE_BYTES)).outcome == Touched(identity(0, 6))
+
+
+def test_other_addresses_below_that_entry_may_be_cached() -> None:
+    made = with_two_tables()
+    only(made, reading(BIG_WORD + PAGE_SIZE_BYTES))
+    only(made, ACROSS)
+    assert made.allowed(reading(BIG_WORD + PAGE_SIZE_BYTES)) == ()
+    assert only(made, reading(DIRECTORY.address(2) + 0x40)).outcome == Touched(identity(0, 6))
+
+
+def test_what_changes_the_entry_before_is_not_known() -> None:
+    """The program has used that entry."""
+    changed = msgspec.structs.replace(ACROSS, value=ACROSS.value | 1)
+    assert with_two_tables().allowed(changed) == ()
 
 
 def test_with_another_vcpu_it_is_not_known() -> None:

@@ -98,6 +98,9 @@ MEETING = {
     "io-bus-out-of-order": {"devices-eventfd-of-any-length-after-a-range"},
     "coalesced-ring-full-at-half": {"devices-coalesced-until-the-ring-is-full"},
     "private-memory-after-cached-mmio": {"private-after-cached-mmio"},
+    "table-written-across-entries": {
+        "start-and-map-two-megabytes-anew-by-a-write-across-two-entries",
+    },
 }
 """The curated scenarios that do what it takes, where few do."""
 

@@ -1,0 +1,24 @@
+"""Conditions of known issues of guests' page tables: see `vmm.verdict.conditions`."""
+
+from vmm.scenario.operations import AnyOperation, HostWrite, Scenario, Start
+from vmm.scenario.programs import ENTRY_BYTES, remap
+
+_WORD = 4
+_PROGRAM = int.from_bytes(remap(0)[:_WORD], "little")
+
+
+def writes_across_entries(scenario: Scenario) -> bool:
+    """Whether a guest in 64-bit mode may write one word to two entries of its page tables."""
+    return any(map(_is_across, scenario.operations)) and any(
+        isinstance(op, HostWrite) and op.value == _PROGRAM for op in scenario.operations
+    )
+
+
+def is_written_across_entries(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is a start that may write so."""
+    return _is_across(op)
+
+
+def _is_across(op: AnyOperation) -> bool:
+    within = op.data % ENTRY_BYTES if isinstance(op, Start) and op.tables is not None else 0
+    return within > ENTRY_BYTES - _WORD
