@@ -15,7 +15,7 @@ from vmm.scenario.operations import (
     Mapping,
     Start,
 )
-from vmm.scenario.programs import SMM_HANDLER, SMM_RETURN, writes
+from vmm.scenario.programs import SMM_HANDLER, SMM_RETURN, smm_store, writes
 
 _SMM = SMM << 16
 _HANDLER_GFN = SMM_HANDLER // PAGE_SIZE_BYTES
@@ -32,6 +32,11 @@ _STATE = Slot(_SMM | 2, _HANDLER_GFN + 7, at("b", 7), 1, LOG_DIRTY_PAGES)
 _CODE = Slot(2, 0x100, at("c"), 4)
 _C = Mapping("c", 8)
 _RUN = Start(_CODE.gfn * PAGE_SIZE_BYTES + STUB_OFFSET, smi=True)
+
+_WORD_GPA = 0x110040
+_WORD_SLOT = Slot(_SMM | 3, 0x110, at("c", 4), 1, LOG_DIRTY_PAGES)
+_WORD_UNDER = Slot(3, 0x110, at("c", 5), 1, LOG_DIRTY_PAGES)
+"""What has the handler's word in as_id 1, and the same gpa in as_id 0."""
 
 
 _smi = Area(
@@ -91,5 +96,19 @@ SCENARIOS = (
         Inspect(),
         _STATE.log(),
         read(0x101),
+    ),
+    _smi(
+        "whose-handler-writes",
+        "What the handler of an SMI is, and where it writes, be it a slot or a hole, is looked up "
+        "in as_id 1.",
+        *writes(at("a"), smm_store(_WORD_GPA, 0x5EED_0001)),
+        *writes(at("b"), smm_store(_WORD_GPA, 0x0BAD_0002)),
+        *creates(_SMRAM, _UNDER, _CODE),
+        *(_RUN, _WORD_UNDER.create(), _RUN),
+        *(Inspect(), _WORD_UNDER.log(), _WORD_SLOT.create(), _RUN),
+        *(Inspect(), _WORD_UNDER.log(), _WORD_SLOT.log(), _WORD_UNDER.delete(), _RUN),
+        *(Inspect(), _WORD_SLOT.log(), _WORD_SLOT.delete(), _RUN),
+        read(0x101),
+        source=f"{_SOURCE}; kvm_fetch_guest_virt, vcpu_match_mmio_gen",
     ),
 )

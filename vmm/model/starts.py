@@ -32,7 +32,7 @@ from vmm.model.pagetables import (
 from vmm.model.rule import Rule, source
 from vmm.model.transfers import Transfers
 from vmm.scenario.content import STUB_LENGTH, stub_identity
-from vmm.scenario.history import Mmio, Stopped, Touched, joined
+from vmm.scenario.history import AnyOutcome, Mmio, Stopped, Touched, joined
 from vmm.scenario.operations import PAGE_SIZE_BYTES, Start, Touch
 from vmm.scenario.programs import (
     ENTRY_BYTES,
@@ -47,9 +47,11 @@ from vmm.scenario.programs import (
     SMM_RETURN,
     SMM_STATE,
     SMM_STATE_BYTES,
+    SMM_STORE_BYTES,
     STORE,
     copied_by,
     remapped_by,
+    smm_stored_by,
 )
 
 SMM_ENTERED = source(
@@ -93,36 +95,66 @@ class Starts:
 
     def _after_an_smi(self, op: Start, smm: Accesses) -> _Outcomes:
         """Return the allowed outcomes of a start whose vCPU is first in SMM, and returns."""
-        handler = smm.pieces(SMM_HANDLER, len(SMM_RETURN))
+        handler = smm.pieces(SMM_HANDLER, SMM_STORE_BYTES)
         state = smm.pieces(SMM_STATE, SMM_STATE_BYTES)
         if (
             any(self._memory.is_unclear(op, piece) for piece in (*handler, *state))
             or any(leaves_memory(piece, write=True) for piece in state)
             or leaves_memory(handler[0], write=False)
             or smm.are_vague(handler)
-            or smm.read(handler) != SMM_RETURN
         ):
             return ()
+        code = smm.read(handler)
+        stored: tuple[Piece, ...] = ()
+        data = b""
+        if (store := smm_stored_by(code)) is not None:
+            gpa, value = store
+            stored, data = smm.pieces(gpa, _WORD), value.to_bytes(_WORD, "little")
+            if not self._is_aside(op, stored, (*handler, *state)):
+                return ()
+        elif not code.startswith(SMM_RETURN):
+            return ()
+        exits = exits_of(stored, data) if stored else ()
+        usual = self.outcomes(msgspec.structs.replace(op, smi=False))
+        if exits and not all(isinstance(each.outcome, Touched) for each in usual):
+            return ()
+        effect = partial(self._smi, op, smm, (handler, state, stored), data)
         return tuple(
             Allowed(
-                each.outcome,
+                _with_exits(exits, each.outcome),
                 SMM_ENTERED,
-                partial(self._smi, op, smm, (handler, state), each.adopt),
+                partial(effect, each.adopt),
                 each.is_apart,
             )
-            for each in self.outcomes(msgspec.structs.replace(op, smi=False))
+            for each in usual
+        )
+
+    def _is_aside(self, op: Start, stored: tuple[Piece, ...], used: tuple[Piece, ...]) -> bool:
+        """Whether what a handler writes is one word, and in no page that its vCPU uses besides."""
+        (code,) = self._accesses.pieces(op.address, 1)
+        return (
+            len(stored) == 1
+            and op.interrupts is None
+            and stored[0].kind in ("memory", "hole")
+            and not stored[0].protected
+            and not self._memory.is_unclear(op, stored[0])
+            and not any(_share_a_page(stored[0], piece) for piece in (code, *used))
         )
 
     def _smi(
         self,
         op: Start,
         smm: Accesses,
-        used: tuple[tuple[Piece, ...], tuple[Piece, ...]],
+        pieces: tuple[tuple[Piece, ...], tuple[Piece, ...], tuple[Piece, ...]],
+        data: bytes,
         adopt: Callable[[], None],
     ) -> None:
-        handler, state = used
+        handler, state, stored = pieces
         smm.blurred(op.vcpu, state, surely=True)
         smm.was_read(op.vcpu, handler)
+        if stored:
+            value = int.from_bytes(data, "little")
+            smm.written(Touch(stored[0].gpa, "write", 4, value, op.vcpu), stored, data)
         adopt()
 
     def _fault(self, op: Start, walk: Walk) -> _Outcomes:
@@ -339,6 +371,13 @@ def _share_a_page(one: Piece, other: Piece) -> bool:
     return one.mapping == other.mapping and (
         one.offset // PAGE_SIZE_BYTES == other.offset // PAGE_SIZE_BYTES
     )
+
+
+def _with_exits(exits: tuple[Mmio, ...], outcome: AnyOutcome) -> AnyOutcome:
+    """Return an outcome before which a vCPU has exited."""
+    if not exits or not isinstance(outcome, Touched):
+        return outcome
+    return msgspec.structs.replace(outcome, mmio=joined((*exits, *outcome.mmio)))
 
 
 def _stops(rule: Rule, is_apart: bool = False) -> _Outcomes:

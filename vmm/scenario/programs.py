@@ -34,6 +34,9 @@ RETURN, LONG_RETURN = bytes.fromhex("cf f4"), bytes.fromhex("48cf f4")
 SMM_RETURN = bytes.fromhex("0faa")
 """rsm: the handler of a system management interrupt returns to what it interrupted."""
 
+_SMM_STORE = bytes.fromhex("6766c705")
+"""movl $value, address in real mode; both follow."""
+
 SMM_HANDLER = 0x38000
 """The gpa, in as_id 1, where a vCPU begins in SMM: its SMBASE after a reset, and 32 KiB."""
 
@@ -118,6 +121,21 @@ def copied_by(code: bytes) -> int | None:
     begin = len(_COPY)
     address = int.from_bytes(code[begin : begin + _ADDRESS_BYTES], "little")
     return address if code.startswith(copy(address)) else None
+
+
+def smm_store(gpa: int, value: int) -> bytes:
+    """Return a handler of a system management interrupt that writes a word, and returns."""
+    return _SMM_STORE + gpa.to_bytes(4, "little") + value.to_bytes(4, "little") + SMM_RETURN
+
+
+SMM_STORE_BYTES = len(smm_store(0, 0))
+
+
+def smm_stored_by(code: bytes) -> tuple[int, int] | None:
+    """Return the gpa and the word that a handler of `smm_store` writes; None if it is another."""
+    begin = len(_SMM_STORE)
+    gpa, value = (int.from_bytes(code[at : at + 4], "little") for at in (begin, begin + 4))
+    return (gpa, value) if code.startswith(smm_store(gpa, value)) else None
 
 
 def far_pointer(address: int) -> bytes:

@@ -6,7 +6,7 @@ from tests.modelled import only
 from vmm.model.model import Model
 from vmm.scenario.content import STUB_OFFSET, identity, stub
 from vmm.scenario.features import Features
-from vmm.scenario.history import DirtyPages, Inspected, Touched
+from vmm.scenario.history import DirtyPages, Inspected, Mmio, Touched
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     READONLY,
@@ -19,7 +19,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Start,
 )
-from vmm.scenario.programs import SMM_RETURN, SMM_STATE_BYTES, writes
+from vmm.scenario.programs import SMM_RETURN, SMM_STATE_BYTES, smm_store, writes
 
 SMRAM = 1 << 16 | 1
 RUN = Start(0x100000 + STUB_OFFSET, smi=True)
@@ -54,6 +54,28 @@ def test_the_state_is_saved_in_as_id_1_and_the_code_runs() -> None:
     assert found.room == (("a", STATE, SMM_STATE_BYTES),)
     assert only(made, GetDirtyLog(SMRAM)).outcome == DirtyPages((7,), words=1)
     assert only(made, GetDirtyLog(1)).outcome == DirtyPages((), words=1)
+
+
+WORD = 0x110040
+STORING = tuple(writes(Place("a"), smm_store(WORD, 0xF00D)))
+
+
+def test_the_handler_writes_in_as_id_1() -> None:
+    under = SetUserMemoryRegion(4, 0x110000, 0x1000, Place("b", 0x1000))
+    made = model(*STORING, under)
+    exits = (Mmio(WORD, True, bytes.fromhex("0df00000")),)
+    assert only(made, RUN).outcome == Touched(CODE, exits)
+    only(made, SetUserMemoryRegion(1 << 16 | 2, 0x110000, 0x1000, Place("b", 0x2000)))
+    assert only(made, RUN).outcome == Touched(CODE)
+    found = only(made, Inspect()).outcome
+    assert isinstance(found, Inspected)
+    assert [each.offset for each in found.changes if each.mapping == "b"] == [0x2040]
+
+
+def test_a_handler_that_writes_where_it_is_or_where_the_code_is_is_not_followed() -> None:
+    for place in (Place("a"), Place("a", 7 * 0x1000), Place("b", 0x8000)):
+        inside = SetUserMemoryRegion(1 << 16 | 2, 0x110000, 0x1000, place)
+        assert model(*STORING, inside).allowed(RUN) == ()
 
 
 def test_code_whose_bytes_are_known_starts_after_it() -> None:
