@@ -117,6 +117,8 @@ def _taken_away(offset: int) -> tuple[AnyOperation, ...]:
     )
 
 
+_LOW, _HIGH = 0x0807_0605_0403_0201, 0x100F_0E0D_0C0B_0A09
+
 SCENARIOS = (
     _scenario(
         "as-the-capabilities-say",
@@ -168,6 +170,26 @@ SCENARIOS = (
             for offset, width in ((0xFE, 4), (0x106, 4), (0xFF, 1))
         ),
         CollectMmio(),
+    ),
+    _scenario(
+        "coalesced-by-halves",
+        "A write of 16 bytes is kept by halves, at the gpa of each; what follows the first half "
+        "that is not kept exits.",
+        "api.rst 4.116; vcpu_mmio_write, emulator_read_write_onepage",
+        CoalesceMmio(_GPA + 0x100, 0x18),
+        _write(0x110, 4, 0x11223344),
+        *(
+            Instruction("store-vector", _GPA + offset, 16, _LOW, value_high=_HIGH, mode="long")
+            for offset in (0x100, 0x108, 0x110, 0xF8, 0x118)
+        ),
+        CollectMmio(),
+        _event(0x208, 8, _HIGH),
+        _event(0x200, 8, _LOW, name="first"),
+        Instruction("store-vector", _GPA + 0x200, 16, _LOW, value_high=_HIGH, mode="long"),
+        Instruction("store-vector", _GPA + 0x200, 16, _HIGH, value_high=_HIGH, mode="long"),
+        Instruction("store-vector", _GPA + 0x200, 16, _LOW, value_high=_LOW, mode="long"),
+        CollectMmio(),
+        needs=("coalesced_mmio", "ioeventfd"),
     ),
     _scenario(
         "ranges-that-end",

@@ -6,6 +6,7 @@ within a page, by itself.
 """
 
 import errno
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -62,6 +63,10 @@ RING_ENTRIES = 169
 
 _UNKNOWN = tuple(Allowed(Refused(number), DEVICES_KNOWN) for number in (errno.ENOTTY, errno.ENOSYS))
 _LENGTHS = (0, 1, 2, 4, 8)
+_PART_BYTES = 8
+_WRITING_ONCE = ("store", "store-vector")
+"""Instructions whose exits, joined, are one write: others have one for each element."""
+
 _END = 1 << 64
 
 Range = tuple[int, int]
@@ -160,9 +165,10 @@ class Devices:
         writes = [(each.gpa, len(each.data)) for each in exits if each.write]
         return any(_meet(place, write) for write in writes for place in self._places)
 
-    def written(self, exit_: Mmio) -> "Taken | None":
+    def written(self, exit_: Mmio, kept: int = 0) -> "Taken | None":
         """Return which device takes a write within a page; None if that is unclear.
 
+        ``kept``: how many writes it may have taken before, which are not in the ring yet.
         KVM bisects the bus, which may miss one of several devices that overlap.
         """
         near = [each for each in self._places if _meet(each, (exit_.gpa, len(exit_.data)))]
@@ -172,7 +178,7 @@ class Devices:
             return None
         event = next((each for each in events if each.takes(exit_.gpa, exit_.data)), None)
         holds = any(_holds(each, exit_.gpa, len(exit_.data)) for each in self.ranges)
-        return Taken(event, holds and len(self.kept) < RING_ENTRIES)
+        return Taken(event, holds and len(self.kept) + kept < RING_ENTRIES)
 
     def signal(self, event: Eventfd) -> None:
         """Note that an eventfd was signalled."""
@@ -200,34 +206,59 @@ def _meet(one: Range, other: Range) -> bool:
     return one[0] < other[0] + max(other[1], 1) and other[0] < one[0] + max(one[1], 1)
 
 
-def absorbed(devices: Devices, usual: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
+def absorbed(
+    devices: Devices, usual: tuple[Allowed, ...], instruction: str = ""
+) -> tuple[Allowed, ...]:
     """Return the outcomes of an access after devices took their part; none if that is unclear."""
-    found = [_absorbed(devices, each) for each in usual]
+    found = [_absorbed(devices, each, instruction) for each in usual]
     return tuple(each for each in found if each is not None) if None not in found else ()
 
 
-def _absorbed(devices: Devices, allowed: Allowed) -> Allowed | None:
+def _absorbed(devices: Devices, allowed: Allowed, instruction: str) -> Allowed | None:
     outcome = allowed.outcome
     exits: tuple[Mmio, ...] = getattr(outcome, "mmio", ())
     if not devices.may_take(exits):
         return allowed
-    if not isinstance(outcome, Touched | Ran) or len(exits) != 1 or _crosses_a_page(exits[0]):
+    is_one_write = isinstance(outcome, Touched) or instruction in _WRITING_ONCE
+    if not isinstance(outcome, Touched | Ran) or not is_one_write:
         return None
-    taken = devices.written(exits[0])
-    if taken is None:
+    if len(exits) != 1 or _crosses_a_page(exits[0]):
         return None
-    if taken.event is None and not taken.is_kept:
+    taken: list[tuple[Taken, Mmio]] = []
+    left: tuple[Mmio, ...] = exits
+    for part in _parts(exits[0]):
+        by = devices.written(part, len(taken))
+        if by is None:
+            return None
+        if by.event is None and not by.is_kept:
+            break
+        taken.append((by, part))
+        left = _after(left[0], part)
+    if not taken:
         return allowed
 
     def adopt() -> None:
         allowed.adopt()
-        if taken.event is not None:
-            devices.signal(taken.event)
-        else:
-            devices.kept.append(exits[0])
+        for by, part in taken:
+            if by.event is not None:
+                devices.signal(by.event)
+            else:
+                devices.kept.append(part)
 
-    kept = msgspec.structs.replace(outcome, mmio=())
-    return Allowed(kept, EVENT if taken.event else COALESCED, adopt)
+    rule = EVENT if taken[0][0].event else COALESCED
+    return Allowed(msgspec.structs.replace(outcome, mmio=left), rule, adopt)
+
+
+def _parts(exit_: Mmio) -> Iterator[Mmio]:
+    """Yield the parts in which KVM offers a write to the bus, until one is not taken."""
+    for at in range(0, len(exit_.data), _PART_BYTES):
+        yield Mmio(exit_.gpa + at, exit_.write, exit_.data[at : at + _PART_BYTES])
+
+
+def _after(exit_: Mmio, part: Mmio) -> tuple[Mmio, ...]:
+    """Return what of an exit comes after its first part."""
+    rest = exit_.data[len(part.data) :]
+    return (Mmio(exit_.gpa + len(part.data), exit_.write, rest),) if rest else ()
 
 
 def _crosses_a_page(exit_: Mmio) -> bool:

@@ -124,7 +124,8 @@ class VmState:
         """Return the allowed outcomes of a guest's access; none if they are unknown."""
         accesses = self._access(op)
         if self.mmio.exist:
-            accesses = absorbed(self.mmio, accesses)
+            name = op.name if isinstance(op, Instruction) else ""
+            accesses = absorbed(self.mmio, accesses, name)
         if self.clocks.exist or not self._contents.knows_all:
             accesses = self.clocks.met(op, accesses)
         return self.by_vcpu(op.vcpu, accesses)

@@ -1,0 +1,62 @@
+"""A write of 16 bytes where devices take a part of it."""
+
+import pytest
+
+from tests.modelled import only
+from vmm.model.model import Model
+from vmm.scenario.features import Features
+from vmm.scenario.history import Mmio, MmioKept, Ran
+from vmm.scenario.operations import (
+    AnyOperation,
+    CoalesceMmio,
+    CollectMmio,
+    Instruction,
+    IoEventFd,
+    Mapping,
+)
+
+LOW, HIGH = bytes(range(1, 9)), bytes(range(9, 17))
+STORE = Instruction(
+    "store-vector",
+    0x100100,
+    16,
+    int.from_bytes(LOW, "little"),
+    value_high=int.from_bytes(HIGH, "little"),
+    mode="long",
+)
+FIRST, SECOND = Mmio(0x100100, True, LOW), Mmio(0x100108, True, HIGH)
+
+
+def after(*operations: AnyOperation) -> tuple[tuple[Mmio, ...], MmioKept]:
+    """Return the exits of the store after some operations, and what was kept."""
+    made = Model((Mapping("a", 1),), Features(coalesced_mmio=True, ioeventfd=True))
+    for operation in operations:
+        only(made, operation)
+    usual = made.allowed(STORE)[0]
+    assert isinstance(usual.outcome, Ran)
+    usual.adopt()
+    kept = only(made, CollectMmio()).outcome
+    assert isinstance(kept, MmioKept)
+    return usual.outcome.mmio, kept
+
+
+def test_each_half_is_offered_by_itself() -> None:
+    assert after(CoalesceMmio(0x100100, 16)) == ((), MmioKept((FIRST, SECOND)))
+
+
+def test_what_follows_the_half_that_is_kept_exits() -> None:
+    assert after(CoalesceMmio(0x100100, 8)) == ((SECOND,), MmioKept((FIRST,)))
+    event = IoEventFd("bell", 0x100100, 8, int.from_bytes(LOW, "little"))
+    assert after(event) == ((SECOND,), MmioKept((), (("bell", 1),)))
+
+
+@pytest.mark.parametrize("gpa", [0x100108, 0x100104, 0xFF000])
+def test_what_follows_a_half_that_exits_is_not_kept(gpa: int) -> None:
+    whole = Mmio(0x100100, True, LOW + HIGH)
+    assert after(CoalesceMmio(gpa, 8)) == ((whole,), MmioKept(()))
+
+
+def test_an_instruction_that_writes_more_than_once_is_not_known() -> None:
+    made = Model((Mapping("a", 1),), Features(coalesced_mmio=True, ioeventfd=True))
+    only(made, CoalesceMmio(0x100100, 16))
+    assert made.allowed(Instruction("stos", 0x100100, 4, mode="long")) == ()
