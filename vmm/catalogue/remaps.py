@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from vmm.catalogue._build import Slot, at
-from vmm.catalogue._starts import lowest_level, programs, start_scenario
+from vmm.catalogue._starts import VALUE, lowest_level, programs, start_scenario
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
@@ -15,7 +15,7 @@ from vmm.scenario.pagetables import PROGRAM_OFFSET, USED, Tables
 from vmm.scenario.programs import ENTRY_BYTES, copy, entries, index_of, remap, writes
 
 _GFNS = (0x104, 0x105, 0x106, 0x107, 0x103, 0x110, 0x10C)
-_LOADING, _REMAPPING, _COPYING, _TABLE, _PAGE, _TARGET = 1, 2, 3, 4, 5, 6
+_STORING, _LOADING, _REMAPPING, _COPYING, _TABLE, _PAGE, _TARGET = range(7)
 """Pages by their addresses: programs, the table of the lowest level, the page that changes, and
 what is copied to."""
 
@@ -39,6 +39,9 @@ def _map(gfn: int) -> Start:
     code = _TABLES.address(_REMAPPING) + PROGRAM_OFFSET
     return Start(code, _TABLES.gpa, entry, gfn * PAGE_SIZE_BYTES | USED)
 
+
+_EQUAL = Tables("a", 0x100, (*_GFNS[:_PAGE], _TARGET, _GFNS[_TARGET]), bits=USED)
+"""The page's gfn, a hole, is the number of the target's page, and so its address."""
 
 _ACROSS = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x102), bits=USED)
 _SECOND_START = 1 << 21
@@ -113,6 +116,18 @@ SCENARIOS = (
         *(_OUTPUT.create(), _map(_HOLE), _COPY, _map(_FIRST.gfn), _COPY),
         source=f"{_SOURCE}; vcpu_mmio_gva_to_gpa",
         needs=("readonly_mem",),
+    ),
+    start_scenario(
+        "and-copy-to-an-address-equal-to-the-gpa-of-mmio",
+        "What is copied from a hole lands in the slot that the target's address leads to, though "
+        "that address as a gpa is the hole.",
+        *_EQUAL.lay(),
+        *_programs(),
+        *(_MEMORY.create(), _OUTPUT.create()),
+        *(_EQUAL.access(_LOADING, _PAGE), _EQUAL.access(_COPYING, _TARGET)),
+        *(_EQUAL.access(_LOADING, _TARGET), _EQUAL.access(_LOADING, _PAGE)),
+        *(_EQUAL.access(_STORING, _TARGET, VALUE), _EQUAL.access(_COPYING, _TARGET)),
+        source="vcpu_match_mmio_gva, kvm_handle_noslot_fault",
     ),
     start_scenario(
         "and-map-two-megabytes-anew",

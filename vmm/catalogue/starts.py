@@ -393,6 +393,18 @@ SCENARIOS = (
         needs=("sync_mmu",),
     ),
     start_scenario(
+        "with-a-logged-page-mapped-many-times",
+        "A write to a logged page is logged, whichever of the many addresses that map it is used.",
+        *_OFTEN.lay(),
+        *programs(),
+        TABLES.create(),
+        CODE.change(LOG_DIRTY_PAGES),
+        *(_OFTEN.access(STORING, page, page) for page in _ALIASES),
+        *(op for page in _ALIASES for op in (CODE.log(), _OFTEN.access(STORING, page, VALUE))),
+        *(CODE.log(), CODE.log()),
+        source="rmap_get_next, rmap_write_protect; api.rst 4.8",
+    ),
+    start_scenario(
         "beside-logged-pages",
         "A page that page tables call dirty, beside one that is accessed, is not logged for that.",
         *_BESIDE.lay(),
