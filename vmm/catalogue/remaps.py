@@ -47,6 +47,9 @@ _ACROSS = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x102), bits=USED)
 _SECOND_START = 1 << 21
 """The first address of the second entry of the table at 0x102, which leads to one of two tables."""
 
+_PROGRAM = Place("a", (4 + _REMAPPING) * PAGE_SIZE_BYTES + PROGRAM_OFFSET)
+_TABLE_GFN = 0x103
+_TWICE = Tables("a", 0x100, (*_GFNS[:_PAGE], _FIRST.gfn), bits=USED)
 _SECOND_WORD = _SECOND_START + 0x40
 _SECOND_TABLES = Slot(2, 0x108, at("b"), pages=2)
 
@@ -70,8 +73,7 @@ def _across() -> Iterator[AnyOperation]:
     yield from lowest_level(at("b"), (0x104, 0x105), USED)
     yield from lowest_level(at("b", 1), (0x105, 0x104), USED)
     yield from programs()
-    program = Place("a", (4 + _REMAPPING) * PAGE_SIZE_BYTES + PROGRAM_OFFSET)
-    yield from writes(program, remap(_SECOND_WORD))
+    yield from writes(_PROGRAM, remap(_SECOND_WORD))
 
 
 _READ = _TABLES.access(_LOADING, _PAGE)
@@ -128,6 +130,19 @@ SCENARIOS = (
         *(_EQUAL.access(_LOADING, _TARGET), _EQUAL.access(_LOADING, _PAGE)),
         *(_EQUAL.access(_STORING, _TARGET, VALUE), _EQUAL.access(_COPYING, _TARGET)),
         source="vcpu_match_mmio_gva, kvm_handle_noslot_fault",
+    ),
+    start_scenario(
+        "and-map-an-address-anew-below-another-entry",
+        "A page table that the guest has written is used as it is now by another entry that leads "
+        "to it, too.",
+        *_TWICE.lay(),
+        *entries(at("a", 2), {1: _TABLE_GFN * PAGE_SIZE_BYTES | USED}),
+        *programs(),
+        *writes(_PROGRAM, remap(_SECOND_START + _WORD)),
+        *(_MEMORY.create(), _FIRST.create(), _SECOND.create()),
+        _TWICE.access(_LOADING, _PAGE),
+        *(_map(gfn) for gfn in (_SECOND.gfn, _FIRST.gfn, _SECOND.gfn)),
+        source=f"{_SOURCE}; kvm_mmu_find_shadow_page",
     ),
     start_scenario(
         "and-map-two-megabytes-anew",

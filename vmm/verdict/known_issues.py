@@ -497,7 +497,6 @@ KNOWN = (
             evidence="Linux 6.12 (kvm_amd, npt=0) reads through the table that the entry led to "
             "before, where npt=1, and a write of the whole entry, are right: "
             "start-and-map-two-megabytes-anew-by-a-write-across-two-entries",
-            outcome="Touched",
         ),
         _kinds(Start),
         table_conditions.writes_across_entries,

@@ -380,6 +380,24 @@ def test_any_other_complaint_is_a_failure(problems: tuple[Problem, ...]) -> None
     assert with_problems(judged(broken(ideal(), RingPages)), *problems).failed
 
 
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("start-and-map-two-megabytes-anew-by-a-write-across-two-entries", Status.KNOWN),
+        ("start-and-map-two-megabytes-anew", Status.DIFFERS),
+    ],
+)
+def test_only_a_write_across_two_entries_may_leave_the_second(name: str, status: Status) -> None:
+    history = ideal_history(curated(name))
+    events = list(history.events)
+    index = [n for n, e in enumerate(events) if isinstance(e.operation, Start)][1]
+    was = events[index - 1].outcome
+    assert was != events[index].outcome
+    events[index] = Event(events[index].origin, events[index].operation, was)
+    broken = msgspec.structs.replace(history, events=tuple(events))
+    assert judged(broken).verdict.status is status
+
+
 def test_fuzzer_mutates_no_scenario_that_could_fail_by_it() -> None:
     rings = [each for each in catalogue(FEATURES) if "ring" in each.tags]
     assert rings
