@@ -494,8 +494,8 @@ KNOWN = (
             what="mmu_pte_write_fetch_gpte() rounds a write of 4 bytes to the entry of a page "
             "table that it begins in. Where it ends in the next entry, the shadow MMU keeps what "
             "it has of that one, if it is above the last level, for INVLPG does not look there",
-            evidence="Linux 6.12 (kvm_amd, npt=0) reads through the table that the entry led to "
-            "before, where npt=1, and a write of the whole entry, are right: "
+            evidence="Linux 5.10 and 6.12 (kvm_amd, npt=0) read through the table that the entry "
+            "led to before, where npt=1, and a write of the whole entry, are right: "
             "start-and-map-two-megabytes-anew-by-a-write-across-two-entries",
         ),
         _kinds(Start),
