@@ -264,8 +264,8 @@ def mode_switches(folder: Path) -> Path:
     [
         ("KVM_SET_SREGS", 20),
         ("KVM_SET_REGS", 20),
-        ("KVM_CREATE_VCPU", 8),
-        ("MMAP", 8),
+        ("KVM_CREATE_VCPU", 16),
+        ("MMAP", 16),
         ("CLOSE", 20),
     ],
 )
@@ -330,8 +330,8 @@ def test_a_call_that_a_signal_interrupts_once_is_issued_again(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("call", "after"),
     [
-        ("MMAP", 8),
-        pytest.param("KVM_CREATE_VCPU", 8, marks=pytest.mark.long),
+        ("MMAP", 16),
+        pytest.param("KVM_CREATE_VCPU", 16, marks=pytest.mark.long),
         pytest.param("KVM_SET_SREGS", 20, marks=pytest.mark.long),
         pytest.param("KVM_SET_REGS", 20, marks=pytest.mark.long),
     ],
@@ -359,7 +359,7 @@ def test_what_is_refused_in_a_random_scenario_is_found(
 
 
 def test_a_vcpu_that_cannot_be_made_for_lack_of_descriptors_is_the_hosts(tmp_path: Path) -> None:
-    ran = vmm("KVM_CREATE_VCPU:errno=24:after=8", "run", mode_switches(tmp_path))
+    ran = vmm("KVM_CREATE_VCPU:errno=24:after=16", "run", mode_switches(tmp_path))
     assert ran.returncode == 3
     assert "INCONCLUSIVE switches: the host: KVM_CREATE_VCPU(): EMFILE\n" in ran.stdout
 
