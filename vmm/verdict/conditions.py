@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, TSS_PAGES, DirtyLogManual, Quirk
+from vmm.model.array import Change
 from vmm.scenario import operations as ops
 from vmm.scenario.instructions import INSTRUCTIONS, accessed
 from vmm.scenario.operations import (
@@ -332,7 +333,7 @@ def is_started_after_a_miss(scenario: Scenario, origin: int, op: AnyOperation) -
 def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
     """Yield each start of a vCPU whose page tables had no memory at its last start, and have now.
 
-    In between, slots were only created, or else only pages of the changed slot were zapped.
+    In between, no slot was moved or deleted, or else only pages of that slot were zapped.
     """
     if not any(isinstance(op, ops.Start) for op in scenario.operations):
         return
@@ -341,8 +342,7 @@ def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
     zaps_all = True
     for origin, op in enumerate(scenario.operations):
         if isinstance(op, ops.SetUserMemoryRegion):
-            is_old = slots.has(op.slot)
-            if slots.change(op) and is_old and zaps_all:
+            if slots.change(op) in (Change.MOVE, Change.DELETE) and zaps_all:
                 missed.clear()
         elif isinstance(op, ops.Start):
             is_there = slots.holds(pages_of(op.tables or 0))

@@ -39,10 +39,6 @@ class Slots:
     def __init__(self) -> None:
         self._spaces: defaultdict[int, MemslotArray[_Entry]] = defaultdict(MemslotArray)
 
-    def has(self, slot: int) -> bool:
-        """Whether a slot exists, by its 32-bit number."""
-        return self._spaces[as_id_of(slot)].get(id_of(slot)) is not None
-
     def holds(self, gfn: int, write: bool = False) -> bool:
         """Whether a slot of any address space holds a gfn, and is writable if ``write``."""
         found = (space.find(gfn) for space in self._spaces.values())
@@ -53,29 +49,34 @@ class Slots:
         pages = range(pages_of(gpa), pages_of(gpa + length - 1) + 1)
         return all(self.holds(page, write) for page in pages)
 
-    def change(self, op: SetUserMemoryRegion) -> bool:
-        """Apply a call; return whether it changes anything, as far as the other slots decide."""
+    def change(self, op: SetUserMemoryRegion) -> Change | None:
+        """Apply a call; return how it changes the slots, None if it is refused.
+
+        Only the call and the other slots decide. Setting the same values counts as a change of
+        flags.
+        """
         space, number = self._spaces[as_id_of(op.slot)], id_of(op.slot)
         old = space.get(number)
         if refusal_by_argument(op, _GENEROUS) or (not op.memory_size and old is None):
-            return False
+            return None
         entry = _Entry(number, pages_of(op.guest_phys_addr), pages_of(op.memory_size), op)
         if not op.memory_size:
             space.delete(number)
-            return True
+            return Change.DELETE
         if old is not None and _stays(old.call) != _stays(op):
             if old.base_gfn + old.npages <= _FEWEST_GFNS:
-                return False
+                return None
             space.delete(number)
             old = None
         if space.overlapping(entry.base_gfn, entry.npages, besides=number) is not None:
-            return False
+            return None
         if old is None:
-            space.update(entry, Change.CREATE)
+            change = Change.CREATE
         else:
             is_moved = old.base_gfn != entry.base_gfn
-            space.update(entry, Change.MOVE if is_moved else Change.FLAGS_ONLY)
-        return True
+            change = Change.MOVE if is_moved else Change.FLAGS_ONLY
+        space.update(entry, change)
+        return change
 
 
 def slots_before(scenario: Scenario) -> Iterator[tuple[AnyOperation, Slots]]:

@@ -173,6 +173,18 @@ def test_an_issue_says_what_breaks_or_that_a_call_hangs(known: Known) -> None:
     assert known.issue.evidence
 
 
+def test_a_root_that_was_missed_stays_so_until_a_slot_moves() -> None:
+    known = next(each for each in KNOWN if each.issue.name == "pvm-root-is-not-found-again")
+    start, slot = Start(0, tables=0x111000), SetUserMemoryRegion(1, 0x111000, 0x8000, at("a"))
+    logged, moved = (
+        msgspec.structs.replace(slot, flags=1),
+        msgspec.structs.replace(slot, guest_phys_addr=0x110000),
+    )
+    assert known.meets(Scenario("same-values", (start, slot, slot, start)))
+    assert known.meets(Scenario("flags", (start, slot, logged, start)))
+    assert not known.meets(Scenario("moved", (start, slot, moved, start)))
+
+
 def test_a_root_that_was_missed_stays_so_whatever_becomes_of_host_memory() -> None:
     known = next(each for each in KNOWN if each.issue.name == "pvm-root-is-not-found-again")
     scenario = curated("start-after-tables-were-missed-without-quirk")
