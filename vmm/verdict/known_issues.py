@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from vmm.host.health import Problem
-from vmm.model.accesses import HOLE, IN_SMM, PRIVATE, READ_ONLY, STRADDLE
+from vmm.model.accesses import HOLE, IN_SMM, PRIVATE, REACH, READ_ONLY, STRADDLE
 from vmm.model.backing import HVA_ABSENT
 from vmm.model.devices import COALESCED, EVENT
 from vmm.model.dirty import DIRTY_EXACT
@@ -259,6 +259,22 @@ KNOWN = (
         _kinds(Touch),
         mmio_conditions.switches_spaces_over_mmio,
         mmio_conditions.is_touched_over_mmio_in_smm,
+    ),
+    Known(
+        KnownIssue(
+            name="mmio-cached-in-smm",
+            vendor="",
+            rules=names(REACH),
+            what="a vCPU compares the generation of what it remembers as MMIO with that of as_id 0 "
+            "only: what it has just met as MMIO in SMM it takes for MMIO outside, too, where it "
+            "had met no slot before, and as_id 0 has one by now",
+            evidence="Linux 5.10.262 (kvm_amd, npt=1) differs in what fuzz has made: a read in a "
+            "hole, a slot there, a write in SMM, a read; mended by b3e6212dea2e",
+            outcome="MMIO",
+        ),
+        _kinds(Touch),
+        mmio_conditions.returns_over_mmio,
+        mmio_conditions.is_touched_over_mmio_after_smm,
     ),
     Known(
         KnownIssue(

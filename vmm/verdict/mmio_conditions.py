@@ -57,6 +57,19 @@ def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperatio
     return _is_touched_in_smm(_known_at(scenario, origin, _all_calls), op)
 
 
+def returns_over_mmio(scenario: Scenario) -> bool:
+    """Whether a vCPU touches a page again that it met as MMIO, after a look at it in SMM.
+
+    Meanwhile a slot of as_id 0 was made there.
+    """
+    return "smm" in scenario.needs and _any_own(scenario, _all_calls, _is_touched_after_smm)
+
+
+def is_touched_over_mmio_after_smm(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this is such a touch."""
+    return _is_touched_after_smm(_known_at(scenario, origin, _all_calls), op)
+
+
 def writes_where_mmio_was(scenario: Scenario) -> bool:
     """Whether a guest writes to a READONLY slot on a page that it has met as MMIO.
 
@@ -91,12 +104,16 @@ class _Met:
         self._named = named
         self._touched: defaultdict[tuple[int, int], GfnSet] = defaultdict(GfnSet)
         self._named_since: defaultdict[tuple[int, int], GfnSet] = defaultdict(GfnSet)
+        self._then_in_smm: defaultdict[int, GfnSet] = defaultdict(GfnSet)
 
     def follow(self, step: Step) -> None:
         """Take the next step of the scenario into account."""
         op = step.operation
         if isinstance(op, Touch | Sweep):
-            self._touched[op.as_id, op.vcpu].add(_accessed(op))
+            gfns = _accessed(op)
+            self._touched[op.as_id, op.vcpu].add(gfns)
+            if op.as_id == SMM and self.has(0, op.vcpu, gfns):
+                self._then_in_smm[op.vcpu].add(gfns)
         elif isinstance(op, SetUserMemoryRegion) and self.is_own(step):
             for as_id, gfns in self._named(op):
                 self._name(as_id, gfns)
@@ -109,6 +126,10 @@ class _Met:
     def has(self, as_id: int, vcpu: int, gfns: range) -> bool:
         """Whether any of these pages was touched before a call named it."""
         return self._named_since[as_id, vcpu].overlaps(gfns)
+
+    def was_seen_in_smm(self, vcpu: int, gfns: range) -> bool:
+        """Whether any of these pages was touched in SMM after a call of as_id 0 named it."""
+        return self._then_in_smm[vcpu].overlaps(gfns)
 
     def _name(self, as_id: int, gfns: range) -> None:
         for (space, vcpu), touched in self._touched.items():
@@ -144,6 +165,11 @@ def _is_touched_over_mmio(met: _Met, op: AnyOperation) -> bool:
 
 def _is_touched_in_smm(met: _Met, op: AnyOperation) -> bool:
     return isinstance(op, Touch) and op.as_id == SMM and met.has(SMM, op.vcpu, _first_page(op))
+
+
+def _is_touched_after_smm(met: _Met, op: AnyOperation) -> bool:
+    is_back = isinstance(op, Touch) and not op.as_id
+    return is_back and met.was_seen_in_smm(op.vcpu, _first_page(op))
 
 
 def _is_written(met: _Met, op: AnyOperation) -> bool:

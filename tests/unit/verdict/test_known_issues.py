@@ -19,6 +19,7 @@ from vmm.scenario.operations import (
     GuestThread,
     HarvestDirtyRing,
     HostThread,
+    Mapping,
     PreFaultMemory,
     Race,
     Scenario,
@@ -171,6 +172,28 @@ def test_an_issue_says_what_breaks_or_that_a_call_hangs(known: Known) -> None:
     assert bool(known.issue.rules) is not known.issue.hangs
     assert known.issue.what
     assert known.issue.evidence
+
+
+def test_what_a_vcpu_met_as_mmio_in_smm_it_may_take_for_that_outside() -> None:
+    hole, again = Touch(0x300000), Touch(0x300FFC)
+    slot = SetUserMemoryRegion(1, 0x300000, 0x1000, at("a"))
+    in_smm = Touch(0x300FFC, "write", as_id=1)
+
+    def wrong_at_the_end(*operations: AnyOperation) -> Status:
+        scenario = Scenario(
+            "made-up", operations, (Mapping("a", 1),), needs=("smm",), survey="none"
+        )
+        history = ideal_history(scenario, EVERYTHING)
+        last = max(n for n, event in enumerate(history.events) if event.operation is again)
+        missed = Touched(0xFFFF_FFFF, (Mmio(again.gpa, False, b"\xff" * 4),))
+        event = msgspec.structs.replace(history.events[last], outcome=missed)
+        events = (*history.events[:last], event)
+        return judged(msgspec.structs.replace(history, events=events)).verdict.status
+
+    assert wrong_at_the_end(hole, slot, in_smm, again) is Status.KNOWN
+    assert wrong_at_the_end(hole, in_smm, slot, again) is Status.DIFFERS
+    assert wrong_at_the_end(slot, in_smm, again) is Status.DIFFERS
+    assert wrong_at_the_end(hole, slot, again) is Status.DIFFERS
 
 
 def test_a_root_that_was_missed_stays_so_until_a_slot_moves() -> None:
