@@ -166,6 +166,24 @@ class PageTables:
                 return Walk("memory", table | within, tuple(updates))
         raise AssertionError("the last level has the last entry")
 
+    def looked_at(self, tables: int, address: int) -> list[Piece]:
+        """Return the entries that a walk reads in memory, whatever it comes to."""
+        found: list[Piece] = []
+        table = tables
+        for level in reversed(range(LEVELS)):
+            at = table + index_of(address, level) * ENTRY_BYTES
+            (piece,) = self._accesses.pieces(at, ENTRY_BYTES)
+            if piece.kind != "memory" or piece.private:
+                break
+            found.append(piece)
+            entry = int.from_bytes(
+                self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES), "little"
+            )
+            if not entry & PRESENT or entry & LARGE:
+                break
+            table = entry & ADDRESS_BITS
+        return found
+
     def adopt(
         self,
         vcpu: int,

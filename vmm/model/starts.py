@@ -91,7 +91,24 @@ class Starts:
         if op.tables is None:
             return self._at_code(op, op.address, ())
         walk = self._tables.walk(op.tables, op.address, write=False)
-        return self._fault(op, walk) or self._at_code(op, walk.gpa, (walk,))
+        found = self._fault(op, walk) or self._at_code(op, walk.gpa, (walk,))
+        return tuple(map(partial(self._after_walks, op, op.tables), found))
+
+    def _after_walks(self, op: Start, tables: int, allowed: Allowed) -> Allowed:
+        """Return an outcome that, if the vCPU stops, may have walked to any of its addresses.
+
+        Nested paging takes each use of an entry for a write, whatever the walk comes to.
+        """
+        if not isinstance(allowed.outcome, Stopped):
+            return allowed
+
+        def adopt() -> None:
+            allowed.adopt()
+            for address in (op.address, op.data, op.stack, op.stack - 1, op.interrupts or 0):
+                for entry in self._tables.looked_at(tables, address):
+                    self._accesses.was_walked(op.vcpu, entry)
+
+        return msgspec.structs.replace(allowed, adopt=adopt)
 
     def _after_an_smi(self, op: Start, smm: Accesses) -> _Outcomes:
         """Return the allowed outcomes of a start whose vCPU is first in SMM, and returns."""

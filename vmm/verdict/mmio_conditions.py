@@ -168,8 +168,9 @@ def _is_touched_in_smm(met: _Met, op: AnyOperation) -> bool:
 
 
 def _is_touched_after_smm(met: _Met, op: AnyOperation) -> bool:
-    is_back = isinstance(op, Touch) and not op.as_id
-    return is_back and met.was_seen_in_smm(op.vcpu, _first_page(op))
+    if not isinstance(op, Touch) or op.as_id == SMM:
+        return False
+    return met.was_seen_in_smm(op.vcpu, _first_page(op))
 
 
 def _is_written(met: _Met, op: AnyOperation) -> bool:

@@ -118,6 +118,13 @@ def test_tables_are_in_the_log_once_a_bit_is_set_and_may_be_later() -> None:
     assert outcome(made, GetDirtyLog(2)) == DirtyPages((2,), (), 1)
 
 
+@pytest.mark.parametrize("start", [SET.run(9), SET.access(1, 9)])
+def test_tables_may_be_in_the_log_where_a_walk_through_them_stops(start: Start) -> None:
+    made = model(SET, LOG_DIRTY_PAGES)
+    assert outcome(made, start) == Stopped("shutdown")
+    assert outcome(made, GetDirtyLog(1)) == DirtyPages((), (0, 1, 2, 3), 1)
+
+
 def test_what_is_read_may_be_logged_where_reads_make_dirty() -> None:
     made = model(SET, LOG_DIRTY_PAGES, Features(reads_make_dirty=True))
     only(made, SET.access(1, 2))
