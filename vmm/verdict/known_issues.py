@@ -513,6 +513,7 @@ KNOWN = (
             evidence="Linux 5.10 and 6.12 (kvm_amd, npt=0) read through the table that the entry "
             "led to before, where npt=1, and a write of the whole entry, are right: "
             "start-and-map-two-megabytes-anew-by-a-write-across-two-entries",
+            outcome="memory",
         ),
         _kinds(Start),
         table_conditions.writes_across_entries,

@@ -4,6 +4,7 @@ import click
 
 from vmm.cli.command import Command
 from vmm.cli.errors import NothingRan
+from vmm.cli.lab.machines import in_one_line
 from vmm.cli.printing import tell
 from vmm.lab.doctor import requirements
 
@@ -16,8 +17,9 @@ def doctor(ctx: click.Context) -> None:
     The exit status is 4 if no kernel could be booted at all.
     """
     vital = False
-    for each in requirements():
-        tell(f"{'LACKS' if each.lack else 'ok':6} {each.what}: {each.lack or each.purpose}")
-        vital |= bool(each.lack) and each.is_vital
+    with in_one_line():
+        for each in requirements():
+            tell(f"{'LACKS' if each.lack else 'ok':6} {each.what}: {each.lack or each.purpose}")
+            vital |= bool(each.lack) and each.is_vital
     if vital:
         ctx.exit(NothingRan.exit_code)

@@ -90,12 +90,15 @@ def test_what_selects_scenarios_reaches_each_machine_of_a_matrix() -> None:
     assert words_of(selection) == words
 
 
+@pytest.mark.parametrize(
+    "words", [("run", "--kernel", "KERNEL", "--backend", "svm", "--", "info"), ("doctor",)]
+)
 def test_a_cache_that_cannot_be_made_is_told_with_its_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    result = run("run", "--kernel", kernel(tmp_path), "--backend", "svm", "--", "info")
+    result = run(*(str(kernel(tmp_path)) if word == "KERNEL" else word for word in words))
     assert (result.exit_code, result.stderr.count("\n")) == (3, 1)
     assert str(tmp_path / "file") in result.stderr
     assert "XDG_CACHE_HOME says where the lab keeps files" in result.stderr
