@@ -135,8 +135,7 @@ class PageTables:
         updates: list[Update] = []
         table = tables
         for level in reversed(range(LEVELS)):
-            at = table + index_of(address, level) * ENTRY_BYTES
-            (piece,) = self._accesses.pieces(at, ENTRY_BYTES)
+            piece = self._entry(table, address, level)
             if piece.kind in _READ_ONLY_PIECES:
                 return _ended("outside", updates)
             if piece.kind != "memory" or piece.private or piece.protected:
@@ -171,18 +170,22 @@ class PageTables:
         found: list[Piece] = []
         table = tables
         for level in reversed(range(LEVELS)):
-            at = table + index_of(address, level) * ENTRY_BYTES
-            (piece,) = self._accesses.pieces(at, ENTRY_BYTES)
+            piece = self._entry(table, address, level)
             if piece.kind != "memory" or piece.private:
                 break
             found.append(piece)
-            entry = int.from_bytes(
-                self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES), "little"
-            )
+            data = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
+            entry = int.from_bytes(data, "little")
             if not entry & PRESENT or entry & LARGE:
                 break
             table = entry & ADDRESS_BITS
         return found
+
+    def _entry(self, table: int, address: int, level: int) -> Piece:
+        """Return the place of the entry that a walk uses in a table."""
+        at = table + index_of(address, level) * ENTRY_BYTES
+        (piece,) = self._accesses.pieces(at, ENTRY_BYTES)
+        return piece
 
     def adopt(
         self,
