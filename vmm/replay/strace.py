@@ -24,6 +24,7 @@ from vmm.replay.numbers import (
 )
 from vmm.replay.processes import File, Process, Processes
 from vmm.replay.syntax import (
+    MAKERS,
     MAX_BEGUN,
     ON_A_SLOT,
     Begun,
@@ -88,7 +89,7 @@ _STRANGE = "what stands before the call is not strace's"
 _NO_RESULT = "the result is not there"
 _INJECTED = "strace made its result up (INJECTED)"
 _NOT_A_VM = ("ENOTTY", "EBADF")
-_CLONES = {"clone": 0, "clone3": 0, "fork": 0, "vfork": CLONE_VM}
+_CLONES = {**dict.fromkeys(MAKERS, 0), "vfork": CLONE_VM}
 _CLONE_FLAGS = {"CLONE_VM": CLONE_VM, "CLONE_FILES": CLONE_FILES}
 _FIELDS = ("slot", "guest_phys_addr", "memory_size", "userspace_addr")
 _BY_ITSELF = (errno.EFAULT, errno.ENOTTY, errno.EIO)

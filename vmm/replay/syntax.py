@@ -109,7 +109,9 @@ class Unparsed(msgspec.Struct, frozen=True, gc=False):
 
 Item = Called | Begun | Exited | Unparsed
 
-_MAKERS = ("clone", "clone3", "fork", "vfork")
+MAKERS = ("clone", "clone3", "fork", "vfork")
+"""The calls that make a thread or a process."""
+
 _FEW = 64
 MAX_WAITING = 1 << 14
 """How many calls are under way at a time at the most."""
@@ -167,7 +169,7 @@ class Joiner:
             if len(self._waiting) >= MAX_WAITING:
                 return Unparsed(number, pid, name, f"{name}({text}")
             self._waiting[pid] = (number, name, text)
-            return Begun(pid, name, rest) if name in _MAKERS else None
+            return Begun(pid, name, rest) if name in MAKERS else None
         return _whole(number, number, pid, name, rest, line)
 
     def _lose(self, pid: int) -> None:
