@@ -67,13 +67,14 @@ def _lead(gfn: int, is_across: bool) -> Start:
 
 
 def _across() -> Iterator[AnyOperation]:
-    """Yield what the host writes to memory before."""
+    """Yield what the host writes to memory before, and the slots."""
     yield from _ACROSS.lay()
     yield from entries(at("a", 2), {1: _SECOND_TABLES.gfn * PAGE_SIZE_BYTES | USED})
     yield from lowest_level(at("b"), (0x104, 0x105), USED)
     yield from lowest_level(at("b", 1), (0x105, 0x104), USED)
     yield from programs()
     yield from writes(_PROGRAM, remap(_SECOND_WORD))
+    yield from (_MEMORY.create(), _SECOND_TABLES.create())
 
 
 _READ = _TABLES.access(_LOADING, _PAGE)
@@ -148,7 +149,6 @@ SCENARIOS = (
         "and-map-two-megabytes-anew",
         "After INVLPG an address reaches what an entry above the last level says by then.",
         *_across(),
-        *(_MEMORY.create(), _SECOND_TABLES.create()),
         *(_lead(gfn, is_across=False) for gfn in (0x108, 0x109, 0x108)),
         source=_TRACKED,
     ),
@@ -157,7 +157,6 @@ SCENARIOS = (
         "The same where the guest, in 64-bit mode, writes the end of one entry and the beginning "
         "of the next by one word.",
         *_across(),
-        *(_MEMORY.create(), _SECOND_TABLES.create()),
         *(_lead(gfn, is_across=True) for gfn in (0x108, 0x109, 0x108)),
         source=_TRACKED,
     ),
