@@ -62,6 +62,7 @@ from vmm.catalogue import (
     without_slots,
     zero_va,
 )
+from vmm.catalogue.tiers import in_its_tier
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 
@@ -73,7 +74,7 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
     Names are unique. Scenarios that need what the kernel lacks are included: their ``needs`` say
     so. Without ``with_large``, ``large_scenarios`` are left out, to save time.
     """
-    return (
+    quick = (
         *_of_slots(features),
         *_of_guests(features),
         *_of_dirty_pages(features),
@@ -82,8 +83,8 @@ def catalogue(features: Features, with_large: bool = True) -> tuple[Scenario, ..
         *_of_races(features),
         *sizes.SCENARIOS,
         *table.scenarios(features),
-        *(large_scenarios(features) if with_large else ()),
     )
+    return (*map(in_its_tier, quick), *(large_scenarios(features) if with_large else ()))
 
 
 def _of_slots(features: Features) -> tuple[Scenario, ...]:

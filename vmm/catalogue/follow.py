@@ -11,13 +11,16 @@ from vmm.scenario.operations import (
     Mapping,
     Scenario,
 )
+from vmm.scenario.reached import SPARSE_PAGES
 
 _FILE = Mapping("file", 8, "memfd")
 _SHARED = Mapping("shared", 8, "shared")
 _HUGE = Mapping("huge", 1024, "thp")
 
-_LONG = Mapping("long", 600)
-_WIDE = Mapping("wide", 4608)
+_LONG = Mapping("long", SPARSE_PAGES + 600)
+_WIDE = Mapping("wide", SPARSE_PAGES + 4608)
+"""So large that only what is reached of them is filled, and compared after each change."""
+
 _OF_LONG = (0, 1, 2, 31, 32, 63, 64, 65, 127, 128, 255, 256, 300, 509, 511, 512, 597, 598, 599)
 
 _GFN = 0x100

@@ -36,6 +36,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             large.create(),
             *(*writes(large, *range(large.pages)), HARVEST, RESET) * _ROUNDS,
             source=_SOURCE,
+            tags=("slow",),
             mappings=(Mapping("memory", large.pages),),
         ),
         ring_scenario(

@@ -106,7 +106,7 @@ SCENARIOS = (
     ),
     _others(
         "A VM that is closed while a vCPU is in KVM_RUN exists until KVM_RUN returns.",
-        Lives("closed-while-running", 5),
+        Lives("closed-while-running", 3),
     ),
     _others(
         "A forked child may hold the last file descriptor of a VM.", Lives("held-by-a-child", 5)

@@ -40,10 +40,12 @@ _LIVE_GPA = _LIVE.gfn * PAGE_SIZE_BYTES
 
 
 _refused = Area(tags=("errno",), source=_SET, before=creates(_LIVE, _OTHER))
+_refused_often = replace(_refused, survey="read")
+"""For many calls; that a refusal leaves READONLY as it is, others show, by writes."""
 
 
 _ALIGNMENT = (
-    _refused(
+    _refused_often(
         "refuse-an-unaligned-size",
         "memory_size must be a multiple of the page size; half a page neither creates nor deletes.",
         but(_CALL, memory_size=1),
@@ -55,7 +57,7 @@ _ALIGNMENT = (
         *(but(_FREE, memory_size=bit) for bit in _WITHIN_A_PAGE),
         *(but(_FREE, memory_size=_SIZE + bit) for bit in _WITHIN_A_PAGE),
     ),
-    _refused(
+    _refused_often(
         "refuse-an-unaligned-gpa",
         "guest_phys_addr must be page aligned, to create, to move and to delete.",
         but(_CALL, guest_phys_addr=_NEW_GPA + 1),
@@ -66,7 +68,7 @@ _ALIGNMENT = (
         but(_LIVE.delete(), guest_phys_addr=_SIZE - 1),
         *(but(_FREE, guest_phys_addr=_FREE.guest_phys_addr + bit) for bit in _WITHIN_A_PAGE),
     ),
-    _refused(
+    _refused_often(
         "refuse-an-unaligned-hva",
         "userspace_addr must be page aligned, even on deletion, which ignores where it points.",
         but(_CALL, userspace_addr=Place("a", 1)),
@@ -87,7 +89,7 @@ _USER_ENDS = (0x7FFF_FFFF_F000, (1 << 56) - _SIZE)
 _CVE = "fa3d315a4ce2, 09d952c971a5 (CVE-2013-1943)"
 
 _ADDRESSES = (
-    _refused(
+    _refused_often(
         "refuse-a-kernel-hva",
         "An address in the kernel's half is refused: the guest could read and write the kernel.",
         *(but(_CALL, userspace_addr=hva) for hva in _KERNEL_HALF),
@@ -101,7 +103,7 @@ _ADDRESSES = (
         *(but(_LIVE.delete(), userspace_addr=hva) for hva in _KERNEL_HALF),
         source="e0135a104c52; __kvm_set_memory_region",
     ),
-    _refused(
+    _refused_often(
         "refuse-an-hva-between-the-halves",
         "A non-canonical address, between the user's half and the kernel's, is refused.",
         *creates(*(Slot(10 + n, 0x110 + n, hva) for n, hva in enumerate(_BETWEEN))),
@@ -172,7 +174,7 @@ _POINTERS = (
 _UNKNOWN_FLAGS = (GUEST_MEMFD, 1 << 3, 1 << 31, 0xFFFF_FFFF, GUEST_MEMFD | LOG_DIRTY_PAGES)
 
 _FLAGS = (
-    _refused(
+    _refused_often(
         "refuse-unknown-flags",
         "The first form accepts two flags and no other, to create, to change and to delete.",
         *(but(_CALL, flags=flags) for flags in _UNKNOWN_FLAGS),
@@ -182,7 +184,7 @@ _FLAGS = (
         source="KVM_SET_USER_MEMORY_REGION_V1_FLAGS",
         tags=("flags",),
     ),
-    _refused(
+    _refused_often(
         "refuse-flags-of-the-second-form",
         "GUEST_MEMFD excludes LOG_DIRTY_PAGES and READONLY, and no other bit has a meaning.",
         *(

@@ -20,14 +20,19 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.slots import MAX_PAGES
 
-MAX_SURVEY_PAGES = 600
-"""A survey of more pages visits only the ends and the huge-page borders of each region."""
+MAX_SURVEY_PAGES = 128
+"""A survey of more pages visits only the ends of each region and some borders inside: those of huge
+pages, and where a word of its dirty log ends."""
 
 MAX_SURVEY_WINDOWS = 64
 """The most stretches of 2 MiB at 4 GiB and above that a survey visits: those named first."""
 
 _HUGE_PAGE_BYTES = 512 * PAGE_SIZE_BYTES
 _GIGABYTE = 1 << 30
+_WORD_BYTES = 64 * PAGE_SIZE_BYTES
+_MAX_WORDS = 64
+"""Larger regions are visited at no borders of words."""
+
 _MAX_BORDERS = 64
 """The most 2 MiB borders inside a region that are visited, spread from one end to the other."""
 
@@ -129,8 +134,16 @@ def _landmarks(regions: list[tuple[int, int]]) -> Iterable[int]:
     ends = [end for gpa, size in regions for end in (gpa, gpa + size)]
     gigabytes = [at for region in regions for at in _chosen(*region, _GIGABYTE, _MAX_GIGABYTES)]
     borders = [at for region in regions for at in _chosen(*region, _HUGE_PAGE_BYTES, _MAX_BORDERS)]
-    every = (*ends, *gigabytes, *borders)
+    words = [at for region in regions for at in _words(*region)]
+    every = (*ends, *gigabytes, *borders, *words)
     return dict.fromkeys(border + side for border in every for side in (-PAGE_SIZE_BYTES, 0))
+
+
+def _words(gpa: int, size: int) -> range:
+    """Return where the words of a region's dirty log end, one bit a page; none of large ones."""
+    if size > _MAX_WORDS * _WORD_BYTES:
+        return range(0)
+    return range(gpa + _WORD_BYTES, gpa + size, _WORD_BYTES)
 
 
 def _chosen(gpa: int, size: int, step: int, most: int) -> list[int]:

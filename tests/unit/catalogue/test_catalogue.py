@@ -179,8 +179,8 @@ def test_refusals_leave_a_live_slot_to_look_at() -> None:
 @pytest.mark.parametrize(
     ("nr_memslots", "name", "filled", "deleted"),
     [
-        (509, "table-of-thousands", 509, 256),
-        (32764, "table-of-thousands", 2100, 256),
+        (509, "table-of-thousands", 509, 128),
+        (32764, "table-of-thousands", 1100, 128),
         (509, "table-filled-and-emptied", 509, 1 << 15),
         (32764, "table-filled-and-emptied", 32764, 1 << 15),
     ],

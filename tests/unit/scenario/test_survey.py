@@ -68,12 +68,19 @@ def test_the_guests_own_pages_are_spared() -> None:
 
 
 def test_a_large_region_is_visited_at_its_borders() -> None:
-    step = 512 * PAGE
-    assert MAX_SURVEY_PAGES < 5 * 512
-    visited = pages((4 * step, 5 * 512))
-    assert {border * step for border in range(4, 9)} <= visited
-    assert {border * step - PAGE for border in range(4, 10)} <= visited
-    assert len(visited) == 12
+    step, count = 512 * PAGE, 10
+    assert count * 512 > MAX_SURVEY_PAGES
+    visited = pages((4 * step, count * 512))
+    assert {border * step for border in range(4, 4 + count)} <= visited
+    assert {border * step - PAGE for border in range(4, 5 + count)} <= visited
+    assert len(visited) == 2 * (count + 1)
+
+
+def test_a_region_of_some_pages_is_visited_where_a_word_of_its_log_ends() -> None:
+    assert MAX_SURVEY_PAGES < 195
+    first = 0x1007
+    visited = {page // PAGE - first for page in pages((first * PAGE, 195))}
+    assert visited == {-1, 0, 63, 64, 127, 128, 191, 192, 194, 195}
 
 
 def test_a_region_that_no_kernel_takes_costs_nothing() -> None:
