@@ -9,6 +9,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
     Place,
+    Start,
 )
 from vmm.scenario.pagetables import PLAIN, PROGRAM_OFFSET, Tables
 from vmm.scenario.programs import LOAD, STORE, entries, writes
@@ -42,7 +43,7 @@ def lowest_level(place: Place, gfns: tuple[int, ...], bits: int = PLAIN) -> Iter
 start_scenario = Area(prefix="start-", tags=("start",), source=WALK, survey="none")
 
 
-def accesses(tables: Tables = USUAL) -> tuple[AnyOperation, ...]:
+def accesses(tables: Tables = USUAL) -> tuple[Start, ...]:
     """Run the code in a page, write a word, and read it and another one."""
     return (
         tables.run(3),

@@ -200,7 +200,7 @@ class GuestCpu:
 
     def start(self, op: Start) -> AnyOutcome:
         """Let the vCPU start at an address that the scenario chooses, and return its answer."""
-        self.look_at(0)
+        self.look_at(op.as_id)
         self._ready, self._is_known = _NOT_READY, False
         vcpu = self._vcpu
         table = None if op.interrupts is None else (op.interrupts, PAGE_SIZE_BYTES - 1)

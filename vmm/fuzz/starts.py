@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import msgspec
+
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.pools import TABLES, Pools
 from vmm.fuzz.world import World
@@ -12,7 +14,9 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     REAL_MODE_END,
+    SMM,
     AnyOperation,
+    AsId,
     Place,
     SetUserMemoryRegion,
     Start,
@@ -42,6 +46,8 @@ class Starts:
         self._dice = dice
         self._pools = pools
         self._world = world
+        self._as_id: AsId = 0
+        """The address space that has the tables, and that all starts are in."""
         self._tables: Tables | None = None
         self._word = 0
         hidden = ("unmapped", "guest_memfd")
@@ -50,6 +56,8 @@ class Starts:
     def begin(self) -> Iterator[AnyOperation]:
         """Yield what the host writes, and the slots that map it."""
         dice = self._dice
+        if SMM in self._pools.spaces and dice.chance(0.5):
+            self._as_id = SMM
         first = dice.pick(self._pools.gfns)
         code = range(first + _CODE_PAGES, first + 2 * _CODE_PAGES)
         apart = [gfn for gfn in self._pools.gfns if not first <= gfn < first + _CODE_PAGES]
@@ -79,6 +87,10 @@ class Starts:
 
     def next(self) -> Iterator[AnyOperation]:
         """Yield a start: at a page's code, at a program, or in real mode."""
+        for start in self._next():
+            yield msgspec.structs.replace(start, as_id=self._as_id)
+
+    def _next(self) -> Iterator[Start]:
         dice, tables = self._dice, self._tables
         if tables is None or not self._may_start(tables.gfn):
             return
@@ -123,7 +135,7 @@ class Starts:
         gpa = tables.gfns[page] * PAGE_SIZE_BYTES
         if tables.bits == USED:
             return True
-        slot = self._world.slot_at(gpa, 0)
+        slot = self._world.slot_at(gpa, self._as_id)
         return (
             slot is not None
             and not slot.flags & (GUEST_MEMFD | (READONLY if writes else 0))
@@ -136,7 +148,10 @@ class Starts:
         for page in range(_CODE_PAGES):
             gpa = (gfn + page) * PAGE_SIZE_BYTES
             wanted = Place(TABLES, page * PAGE_SIZE_BYTES)
-            if self._world.slot_at(gpa, 0) and self._world.memory_at(gpa, 0) != wanted:
+            if (
+                self._world.slot_at(gpa, self._as_id)
+                and self._world.memory_at(gpa, self._as_id) != wanted
+            ):
                 return False
         return True
 
@@ -146,7 +161,7 @@ class Starts:
         if READONLY in self._pools.flags and self._dice.chance(0.1):
             flags = READONLY
         call = SetUserMemoryRegion(
-            self._dice.pick(self._pools.slots),
+            self._as_id << 16 | self._dice.pick(self._pools.slots) & 0xFFFF,
             gfn * PAGE_SIZE_BYTES,
             pages * PAGE_SIZE_BYTES,
             Place(TABLES, page * PAGE_SIZE_BYTES),

@@ -54,6 +54,9 @@ READONLY_TABLES = source(
 
 End = Literal["memory", "page-fault", "outside", "unknown"]
 
+_Page = tuple[int, str, int]
+"""The gfn where page tables were walked, and the page of a mapping that its slot showed there."""
+
 _RESERVED = ~(ADDRESS_BITS | 0xFFF)
 _USER_AND_OTHERS = 0xFFF & ~(PRESENT | WRITABLE | LARGE | ACCESSED | DIRTY)
 _READ_ONLY_PIECES = ("hole", "absent")
@@ -118,12 +121,14 @@ class PageTables:
     A kernel notices writes to page tables only by guests, and a processor need not reread a cached
     entry. So the result is unknown if an entry has changed since its page was last walked. Writes
     by a VM's only vCPU in real mode are an exception: entering 64-bit mode flushes what was cached.
+    They go through the gfn, and the address space, where the page was walked: a kernel that shadows
+    page tables looks out for no others of the same memory.
     """
 
     def __init__(self, accesses: Accesses, contents: Contents) -> None:
         self._accesses = accesses
         self._contents = contents
-        self._walked: dict[tuple[str, int], bytes] = {}
+        self._walked: dict[_Page, bytes] = {}
 
     def walk(
         self, tables: int, address: int, write: bool, rewritten: Rewritten | None = None
@@ -216,44 +221,45 @@ class PageTables:
 
     def cached(self, entry: Piece) -> bytes:
         """Return an entry as a processor may have cached it."""
-        page, at = divmod(entry.offset, PAGE_SIZE_BYTES)
-        known = self._walked.get((entry.mapping, page))
+        known, at = self._walked.get(_page(entry)), entry.offset % PAGE_SIZE_BYTES
         if known is None:
             return self._contents.read(entry.mapping, entry.offset, ENTRY_BYTES)
         return known[at : at + ENTRY_BYTES]
 
     def _keep(self, entry: Piece, held: bytes) -> None:
-        page, at = divmod(entry.offset, PAGE_SIZE_BYTES)
-        known = self._walked[entry.mapping, page]
-        self._walked[entry.mapping, page] = known[:at] + held + known[at + ENTRY_BYTES :]
+        page, at = _page(entry), entry.offset % PAGE_SIZE_BYTES
+        known = self._walked[page]
+        self._walked[page] = known[:at] + held + known[at + ENTRY_BYTES :]
 
     def _rewritten(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
         at = 0
         for piece in pieces:
-            page, begin = (piece.mapping, piece.offset // PAGE_SIZE_BYTES), piece.offset
+            page, begin = _page(piece), piece.offset % PAGE_SIZE_BYTES
             known = self._walked.get(page)
             if known is not None and piece.kind == "memory" and not leaves_memory(piece, True):
-                begin %= PAGE_SIZE_BYTES
                 part = data[at : at + piece.length]
                 self._walked[page] = known[:begin] + part + known[begin + len(part) :]
             at += piece.length
 
-    def _pages(self, walk: Walk) -> Iterator[tuple[str, int]]:
+    def _pages(self, walk: Walk) -> Iterator[_Page]:
         for update in walk.updates:
-            yield update.entry.mapping, update.entry.offset // PAGE_SIZE_BYTES
+            yield _page(update.entry)
 
-    def _read(self, page: tuple[str, int]) -> bytes:
-        mapping, number = page
+    def _read(self, page: _Page) -> bytes:
+        _, mapping, number = page
         return self._contents.read(mapping, number * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
 
     def _is_stale(self, piece: Piece) -> bool:
         """Whether an entry has changed, and a processor may have cached the old one."""
-        page, at = divmod(piece.offset, PAGE_SIZE_BYTES)
-        known = self._walked.get((piece.mapping, page))
+        known, at = self._walked.get(_page(piece)), piece.offset % PAGE_SIZE_BYTES
         if known is None or not known[at] & PRESENT:
             return False
         now = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
         return now != known[at : at + ENTRY_BYTES]
+
+
+def _page(piece: Piece) -> _Page:
+    return piece.gpa // PAGE_SIZE_BYTES, piece.mapping, piece.offset // PAGE_SIZE_BYTES
 
 
 def _ended(end: End, updates: list[Update]) -> Walk:

@@ -86,7 +86,7 @@ class VmState:
             for shown in (backing, AsEmulated(backing))
         )
         self._had_slots = False
-        self._starts = Starts(self._accesses[0], contents, self.internal)
+        self._starts = tuple(Starts(seen, contents, self.internal) for seen in self._accesses)
 
     def _has_irqchip(self) -> bool:
         return self.internal.irqchip
@@ -153,10 +153,11 @@ class VmState:
 
     def start(self, op: Start) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of a start; none if they are unknown."""
-        if self._contents.is_blurred and op.tables is not None:
+        if op.as_id >= len(self.spaces) or (self._contents.is_blurred and op.tables is not None):
             return ()
         smm = self._accesses[SMM] if op.smi and self._features.smm else None
-        return self._before_slots(self._starts.outcomes(op, smm))
+        usual = self._before_slots(self._starts[op.as_id].outcomes(op, smm))
+        return inside_smm(usual) if op.as_id == SMM else usual
 
     def _before_slots(self, allowed: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
         """Return outcomes, with ENOSPC added if the VM has never had a slot."""

@@ -94,7 +94,7 @@ def start(account: Account, op: Start, step: Expectation) -> list[str]:
         registers = ", ".join(f".{name} = {unsigned(value)}" for name, value in fields if value)
         cr3 = unsigned(op.tables)
         call = f"guest_starts({op.vcpu}, {cr3}, (struct kvm_regs){{{registers or '0'}}});"
-    lines = [*_mode(account, op.vcpu, 0, step), *tables]
+    lines = [*_mode(account, op.vcpu, op.as_id, step), *tables]
     if op.smi:
         account.use("smi")
         lines.append(f"send_smi({op.vcpu});")

@@ -48,6 +48,7 @@ from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
 from vmm.scenario.standing import MayStand
 
 _CLOCK_ALIGNMENT = 4
+_NO_SUCH_SPACE = ".as_id: guests look at as_id 1 where $.needs names smm"
 
 
 _SEGMENT_END = 0xFFFF
@@ -126,6 +127,8 @@ class OperationChecker:
             case ops.Start():
                 if op.smi and SMM not in self._spaces:
                     return ".smi: guests enter SMM where $.needs names smm"
+                if op.as_id not in self._spaces:
+                    return _NO_SUCH_SPACE
                 return _start_problem(op) or self._vcpu(op.vcpu)
 
     def _by_host(self, op: ops.HostOperation) -> str:
@@ -325,7 +328,7 @@ class OperationChecker:
     ) -> str:
         gpa = op.gpa
         if op.as_id not in self._spaces:
-            return ".as_id: guests look at as_id 1 where $.needs names smm"
+            return _NO_SUCH_SPACE
         if not 0 <= gpa <= (1 << MAX_GPA_BITS) - length:
             return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
         if gpa + length > REAL_MODE_END or (isinstance(op, ops.Instruction) and op.mode == "long"):
@@ -347,6 +350,8 @@ def _start_problem(op: ops.Start) -> str:
         return ".stack: an interrupt uses it, and those take a table ('interrupts')"
     if op.smi and op.tables is not None:
         return ".smi: a vCPU that starts with page tables gets no system management interrupt"
+    if op.smi and op.as_id == SMM:
+        return ".smi: in SMM a vCPU takes no other system management interrupt"
     last = REAL_MODE_END - PAGE_SIZE_BYTES if op.tables is None else LAST_ADDRESS
     if op.interrupts is not None:
         # In real mode some processors push with 16-bit SP, whatever the stack segment says.

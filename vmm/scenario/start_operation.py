@@ -1,6 +1,6 @@
 """A vCPU that starts at an address that the scenario chooses, as data."""
 
-from vmm.scenario.operation import Hex, Operation
+from vmm.scenario.operation import AsId, Hex, Operation
 
 
 class Start(Operation, frozen=True, tag="start", gc=False):
@@ -20,6 +20,9 @@ class Start(Operation, frozen=True, tag="start", gc=False):
     starts. Its handler is at SMM_HANDLER in as_id 1, where KVM saves the vCPU's state, and has to
     return (RSM): then the code in as_id 0 runs as without it.
 
+    With ``as_id`` 1, the host has put the vCPU in SMM before it starts: code, page tables and data
+    are those of that address space.
+
     >>> from vmm import operations
     >>> operations.Start(0x2800, tables=0x100000).tables is None
     False
@@ -33,3 +36,4 @@ class Start(Operation, frozen=True, tag="start", gc=False):
     interrupts: Hex | None = None
     smi: bool = False
     vcpu: int = 0
+    as_id: AsId = 0

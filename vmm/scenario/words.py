@@ -224,12 +224,12 @@ def _start(op: ops.Start) -> str:
     if op.interrupts is not None:
         where += f", with interrupts at {op.interrupts:#x} and a stack at {op.stack:#x},"
     if op.tables is None:
-        return f"{where} in real mode"
+        return f"{where} in real mode{_mode(op.as_id)}"
     given = [
         f"{name}={value:#x}" for name, value in (("data", op.data), ("value", op.value)) if value
     ]
     details = f" ({', '.join(given)})" if given else ""
-    return f"{where} with page tables at gpa {op.tables:#x}{details}"
+    return f"{where} with page tables at gpa {op.tables:#x}{_mode(op.as_id)}{details}"
 
 
 def _instruction(op: ops.Instruction) -> str:

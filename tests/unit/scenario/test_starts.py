@@ -56,16 +56,33 @@ def test_a_start_that_cannot_be_is_named_by_its_field(start: Start, field: str) 
 
 
 @pytest.mark.parametrize(
-    ("start", "needs"), [(Start(0x800, smi=True), ()), (Start(0x800, 0, smi=True), ("smm",))]
+    ("start", "needs"),
+    [
+        (Start(0x800, smi=True), ()),
+        (Start(0x800, 0, smi=True), ("smm",)),
+        (Start(0x800, smi=True, as_id=1), ("smm",)),
+    ],
 )
-def test_an_smi_takes_smm_and_real_mode(start: Start, needs: tuple[str, ...]) -> None:
+def test_an_smi_takes_smm_and_real_mode_and_a_vcpu_outside(
+    start: Start, needs: tuple[str, ...]
+) -> None:
     with pytest.raises(ScenarioError, match=r"\$\.operations\[0\]\.smi: "):
         validate(Scenario("start", (start,), needs=needs))
 
 
+def test_a_start_in_smm_takes_smm() -> None:
+    start = Start(0x800, 0, as_id=1)
+    with pytest.raises(ScenarioError, match=r"\$\.operations\[0\]\.as_id: "):
+        validate(Scenario("start", (start,)))
+    validate(Scenario("start", (start,), needs=("smm",)))
+
+
 def test_a_start_reads_as_it_was_written() -> None:
     interrupt = Start(0x900, stack=0x1400, interrupts=0)
-    starts = Start(0x800, 0x1000, 0x2040, 7), Start(0xFFFF_FFF0), Start(0x800, smi=True), interrupt
+    starts = (
+        *(Start(0x800, 0x1000, 0x2040, 7), Start(0xFFFF_FFF0), Start(0x800, smi=True), interrupt),
+        Start(0x800, 0x1000, as_id=1),
+    )
     scenario = Scenario("start", starts, needs=("smm",))
     assert (
         parse_scenario(scenario_text(scenario).encode(), "file").operations == scenario.operations

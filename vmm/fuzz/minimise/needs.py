@@ -30,7 +30,7 @@ def used_needs(scenario: Scenario) -> frozenset[str]:
 
 def _of_operation(op: AnyOperation) -> Iterator[str]:
     if isinstance(op, ops.GuestOperation):
-        if not isinstance(op, ops.Start) and op.as_id == SMM:
+        if op.as_id == SMM or (isinstance(op, ops.Start) and op.smi):
             yield "smm"
     elif isinstance(op, ops.HostOperation):
         yield from _of_host(op)
