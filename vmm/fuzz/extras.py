@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from kvm_abi.uapi import IDENTITY_MAP_GPA, USUAL_TSS_GPA
+from vmm.fuzz.devices import Devices
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.interrupts import Interrupts
 from vmm.fuzz.looks import within_reach
@@ -32,8 +33,6 @@ from vmm.scenario.operations import (
     ChangeHostMemory,
     Clock,
     CloseGuestMemfd,
-    CoalesceMmio,
-    CollectMmio,
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
@@ -42,7 +41,6 @@ from vmm.scenario.operations import (
     HostChangeKind,
     Inspect,
     Instruction,
-    IoEventFd,
     KvmclockCtrl,
     MapGuestMemfd,
     Mapping,
@@ -95,15 +93,6 @@ _CLOCK_OFFSETS = (0x400, 0x400, 0x710, 0x7C0, 0xF80)
 _IDLE_GPA = 0x7000_0040
 """A touch here lets a vCPU run; random scenarios have no slot here."""
 
-_EVENTS = ((0x40, 4), (0x100, 2), (0x200, 0), (0x300, 8), (0xFFC, 4))
-"""Offset in a page, and length, of eventfds.
-
-One of any length is not placed at the end of a range, where some kernels lose it: a known issue.
-"""
-
-_MATCHES = (None, None, 0, 1)
-_MATCHES_OF_8 = (None, 1, 1 << 32, 1 << 32 | 1)
-
 _BACK: dict[HostChangeKind, HostChangeKind] = {
     "unmap": "map",
     "forbid": "allow",
@@ -131,7 +120,6 @@ class Extras:
         self._world = world
         self._writes = 0
         self._files: dict[str, int] = {}
-        self._events: list[IoEventFd] = []
         self._made = 0
         self._taken: dict[str, ChangeHostMemory] = {}
         self._is_forked = False
@@ -146,7 +134,7 @@ class Extras:
             "ahead": self._pre_fault,
             "vms": self._switch,
             "clocks": self._clock,
-            "devices": self._device,
+            "devices": Devices(dice, pools).next,
             "starts": self._starts.next,
             "interrupts": self._interrupts.next,
         }
@@ -318,39 +306,6 @@ class Extras:
         yield Touch(_IDLE_GPA, vcpu=vcpu)
         if dice.chance(0.5):
             yield Inspect()
-
-    def _device(self) -> Iterator[AnyOperation]:
-        """Yield a device where slots come and go, its end, or a look at what devices received.
-
-        Different devices do not overlap: it would be unknown which of them a write meets.
-        """
-        dice = self._dice
-        gfn = dice.pick(self._pools.gfns)
-        gpa, is_on = gfn * PAGE_SIZE_BYTES, dice.chance(0.75)
-        if dice.chance(0.4):
-            yield CollectMmio()
-        elif gfn % 2:
-            yield CoalesceMmio(gpa, PAGE_SIZE_BYTES if gfn % 4 == 1 else 0x42, is_on)
-        elif self._pools.has_long and dice.chance(0.3):
-            offset, value = dice.pick((0, 0x300, 0xFF8)), dice.pick(_MATCHES_OF_8[1:])
-            if within_reach(gpa + offset, 8, self._pools.reach):
-                yield Instruction("store", gpa + offset, 8, value, mode="long")
-        else:
-            yield self._event(gpa, is_on)
-
-    def _event(self, gpa: int, is_on: bool) -> IoEventFd:
-        """Return the start of an ioeventfd, or the end of one, or of one that differs in value."""
-        dice = self._dice
-        offset, length = dice.pick(_EVENTS)
-        matches = _MATCHES_OF_8 if length == 8 else _MATCHES
-        match = dice.pick(matches) if length else None
-        event = IoEventFd(dice.pick(("x", "y")), gpa + offset, length, match)
-        if is_on:
-            self._events.append(event)
-            return event
-        known = dice.pick(self._events) if self._events else event
-        other = match if known.length and dice.chance(0.3) else known.match
-        return _replace(known, match=other, on=False)
 
     def _switch(self) -> Iterator[AnyOperation]:
         """Yield a switch to another VM, which may be closed while the first one goes on.

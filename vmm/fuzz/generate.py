@@ -40,6 +40,8 @@ _RACES = 0.01
 _PRIVATE = 0.6
 """The share of private-memory VMs, of those that bind guest_memfds, if the kernel has both."""
 _MORE_PRIVATE = 0.05
+_MORE_DEVICES = 0.05
+"""Devices are looked at more often than other newer subjects: only there are they looked at."""
 _CROWDS = 0.05
 _LENGTHS = ((3, 12), (12, 60), (60, 200), (150, 400))
 """How many region calls a scenario has: from, to."""
@@ -62,6 +64,12 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
     drawn = _with_odd_subject(pools.draw(dice, features), features, odd)
     if features.sw_protected and not drawn.subjects and odd.chance(_MORE_PRIVATE):
         drawn = replace(drawn, subjects=frozenset(("memfds",)))
+    if (
+        "devices" in pools.odd_subjects(features)
+        and not drawn.subjects
+        and odd.chance(_MORE_DEVICES)
+    ):
+        drawn = pools.with_odd_subject(drawn, "devices", features)
     composer = _Composer(dice, features, drawn)
     made = Scenario(
         name=name,
@@ -86,9 +94,13 @@ def _with_odd_subject(drawn: pools.Pools, features: Features, dice: Dice) -> poo
     So all other scenarios of a seed stay as they were.
     """
     subjects = pools.odd_subjects(features)
-    if drawn.subjects or not subjects or not dice.chance(_ODD_SHARE):
+    if drawn.subjects or not subjects:
         return drawn
-    return pools.with_odd_subject(drawn, dice.pick(subjects), features)
+    if dice.chance(_ODD_SHARE):
+        return pools.with_odd_subject(drawn, dice.pick(subjects), features)
+    if "devices" in subjects and dice.chance(_MORE_DEVICES):
+        return pools.with_odd_subject(drawn, "devices", features)
+    return drawn
 
 
 def _needs(drawn: pools.Pools) -> tuple[str, ...]:
