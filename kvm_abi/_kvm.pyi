@@ -1,5 +1,5 @@
 from typing import Any
 
-# The module that cffi generates is untyped; kvm_abi/raw.py and mman.py add types.
+# The module that cffi generates is untyped; raw.py, mman.py and notices.py add types.
 ffi: Any
 lib: Any

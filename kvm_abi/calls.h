@@ -84,3 +84,15 @@ int abi_pager_stop(void *started, unsigned char *bad);
 
 /* Returns 0 if the process may use it, also for faults in the kernel; else a negated errno. */
 int abi_can_page(void);
+
+/* Has each ioctl(2) of this process and its children that is one of these requests wait until
+ * another process has looked at it (seccomp's user notifications). Returns the descriptor to listen
+ * on, or a negated errno. It cannot be undone. */
+int abi_notify_of(const uint32_t *requests, uint32_t count);
+
+/* Takes the next ioctl that waits: the number of the notice, the thread, the request and its
+ * argument. -ENOENT: it waits no more. */
+int abi_next_notice(int listener, uint64_t *notice);
+
+/* Lets that ioctl go on. */
+int abi_let_go_on(int listener, uint64_t id);

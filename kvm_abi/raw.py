@@ -1,6 +1,6 @@
-"""System calls on KVM's files, typed; those on the process's own memory are in `mman`.
+"""System calls on KVM's files, typed; `mman` has those on memory, `notices` those of seccomp.
 
-Only these two import the compiled module: `Any` is tolerated here and nowhere else.
+Only these three import the compiled module: `Any` is tolerated here and nowhere else.
 Addresses are `int`; 0 is an address like any other.
 """
 

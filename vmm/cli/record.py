@@ -1,14 +1,8 @@
 """``vmm record``: run a VMM under strace, judge what it did, and repeat it."""
 
-import os
+import shlex
 import shutil
-import signal
-import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -16,10 +10,9 @@ from vmm.cli.command import Writing
 from vmm.cli.errors import NothingRan, Unusable, usable
 from vmm.cli.files import allow_large
 from vmm.cli.printing import tell
+from vmm.cli.recorded import recorded
 from vmm.cli.replay import ReplayOptions, replayed
 from vmm.cli.writing import temporary_folder
-from vmm.host.signals import ENDING_SIGNALS
-from vmm.replay.recording import Filter, strace_command
 from vmm.scenario.demand import Limits
 
 _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
@@ -59,70 +52,17 @@ def record(
     with temporary_folder() as folder:
         trace = output or Path(folder) / "trace"
         with usable(trace):
-            status, lines = _recorded(strace, Path(folder) / "fifo", trace, command)
-        if not lines:
-            raise NothingRan(f"strace recorded nothing (its exit status is {status})")
-        ended = f"; the command ended with status {status}" if status else ""
-        tell(f"recorded {lines} lines{f' in {output}' if output else ''}{ended}")
-        ctx.exit(replayed((trace,), ReplayOptions(judge_only, limits=limits)))
-
-
-def _recorded(strace: str, fifo: Path, trace: Path, command: tuple[str, ...]) -> tuple[int, int]:
-    """Run the command, keep what matters of its trace; return its status and the lines kept."""
-    os.mkfifo(fifo, 0o600)
-    source = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    held = os.open(fifo, os.O_WRONLY)  # Else the file would end before strace has opened it.
-    os.set_blocking(source, True)
-    with open(source, "rb") as lines, trace.open("wb") as kept, _left_to_the_command() as recorders:
-        process = subprocess.Popen(strace_command(strace, str(fifo), command))
-        recorders.append(process.pid)
-        waiter = threading.Thread(target=_close_at_end, args=(process, held))
-        waiter.start()
-        count, keeps = 0, Filter().keeps
-        for line in lines:
-            if keeps(line.decode("ascii", "replace")):
-                kept.write(line)
-                count += 1
-        waiter.join()
-    return process.returncode, count
-
-
-def _close_at_end(process: subprocess.Popen[bytes], fd: int) -> None:
-    process.wait()
-    os.close(fd)
-
-
-@contextmanager
-def _left_to_the_command() -> Iterator[list[int]]:
-    """Let an interruption end the command, but not this program.
-
-    Yields a list for the pid of strace, which blocks such signals. A terminal sends Ctrl-C to the
-    command, too; other ending signals reach only this process, which passes them on.
-    """
-    recorders: list[int] = []
-
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        for pid in _children(recorders):
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-
-    before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
-    for number, handler in before.items():
-        if number == signal.SIGINT:
-            signal.signal(number, lambda *_: None)
-        elif handler is not signal.SIG_IGN:
-            signal.signal(number, pass_on)
-    try:
-        yield recorders
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _children(parents: list[int]) -> Iterator[int]:
-    """Yield the children of these processes."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            # The name, in parentheses, may contain anything.
-            if int(status.read_text().rpartition(")")[2].split()[1]) in parents:
-                yield int(status.parent.name)
+            found = recorded(strace, Path(folder) / "fifo", trace, command)
+        if not found.lines:
+            raise NothingRan(f"strace recorded nothing (its exit status is {found.status})")
+        ended = f"; the command ended with status {found.status}" if found.status else ""
+        tell(f"recorded {found.lines} lines{f' in {output}' if output else ''}{ended}")
+        if found.blind:
+            tell(f"structures that strace does not print are not read: the host: {found.blind}")
+        # Without -o the trace is gone at the end.
+        again = (
+            ""
+            if output is not None
+            else shlex.join(["vmm", "record", "-o", "FILE", "--", *command])
+        )
+        ctx.exit(replayed((trace,), ReplayOptions(judge_only, limits=limits, again=again)))

@@ -88,6 +88,16 @@ class ReplayOptions:
     number: int | None = None
     require_run: bool = False
     limits: Limits = USUAL
+    again: str = ""
+    """The command that shows it again, if it is not ``vmm replay``."""
+
+    def command(self, vm: TracedVm, name: str, *options: str) -> str:
+        """Return the command that shows this about a VM of a trace again."""
+        if self.again:
+            return self.again
+        large = ("--allow-large",) if self.limits is not USUAL else ()
+        words = ("vmm", "replay", *options, *large, "--vm", vm.name)
+        return f"{' '.join(words)} {_argument(name)}"
 
 
 def replayed(paths: tuple[Path, ...], wanted: ReplayOptions) -> int:
@@ -111,11 +121,12 @@ def replayed(paths: tuple[Path, ...], wanted: ReplayOptions) -> int:
     for made in replays:
         found = judged(made)
         statuses.append(found.verdict.status)
-        print_lines(to, _vm_lines(trace, made, found, width_of(to)))
+        again = wanted.command(made.vm, trace.name, "--judge-only")
+        print_lines(to, _vm_lines(trace, made, found, again, width_of(to)))
     if host is not None:
         for made in replays:
             _check(made, path, wanted.limits)
-        statuses += _run(replays, host, path, wanted.require_run)
+        statuses += _run(replays, host, path, wanted)
     status = min(statuses, key=_WORST.index)
     return exit_status(status, wanted.require_run)
 
@@ -144,7 +155,9 @@ def _about(trace: Trace) -> Iterator[Text]:
         yield remark("note", note)
 
 
-def _vm_lines(trace: Trace, made: Replay, found: Judged, width: int | None) -> Iterator[Text]:
+def _vm_lines(
+    trace: Trace, made: Replay, found: Judged, again: str, width: int | None
+) -> Iterator[Text]:
     vm = made.vm
     begun = "older than the trace; first seen" if vm.began_before else "made"
     refused = f"{len(made.refused)} of them refused"
@@ -164,7 +177,6 @@ def _vm_lines(trace: Trace, made: Replay, found: Judged, width: int | None) -> I
         yield remark("assumed", f"of the trace's kernel: {', '.join(found.assumed)}")
     verdict = msgspec.structs.replace(found.verdict, scenario="as traced")
     count = len(found.scenario.operations)
-    again = f"vmm replay --judge-only --vm {vm.name} {_argument(trace.name)}"
     yield from terminal.single(Checked(found.scenario, verdict, count), again, width)
     yield from _trace_line(trace.name, found.line)
 
@@ -206,9 +218,9 @@ def _place(made: Replay, path: Path, problem: str) -> str:
     return f"{path}: {problem}"
 
 
-def _run(replays: list[Replay], host: Host, path: Path, require_run: bool) -> list[Status]:
+def _run(replays: list[Replay], host: Host, path: Path, wanted: ReplayOptions) -> list[Status]:
     """Run the scenarios on this kernel, and print the verdicts."""
-    require_usable(host, require_run)
+    require_usable(host, wanted.require_run)
 
     from vmm.cli.carrying import Orders
     from vmm.cli.execution import execute
@@ -220,7 +232,7 @@ def _run(replays: list[Replay], host: Host, path: Path, require_run: bool) -> li
     for checked in result.checked:
         made = lines[checked.scenario.name]
         named = msgspec.structs.replace(checked.verdict, scenario=f"VM {made.vm.name}, run here")
-        again = f"vmm replay --vm {made.vm.name} {_argument(str(path))}"
+        again = wanted.command(made.vm, str(path))
         shown = Checked(
             checked.scenario,
             named,

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from vmm.replay.places import Places, guest_for
-from vmm.replay.trace import Call, Line, MemoryChange, Region, Trace, TracedVm, TssAddr, Unread
+from vmm.replay.trace import Call, Line, MemoryChange, Region, Trace, TracedVm, Unread, VmCall
 from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Refused, SetUpRefused
 from vmm.scenario.limits import MAX_MAPPED_PAGES
@@ -22,12 +22,16 @@ from vmm.scenario.operations import (
     READONLY,
     AnyOperation,
     ChangeHostMemory,
+    ClearDirtyLog,
     CreateGuestMemfd,
+    EnableCap,
+    GetDirtyLog,
     Guest,
     Hva,
     Mapping,
     Place,
     Scenario,
+    SetIdentityMapAddr,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -86,7 +90,7 @@ def replay_of(trace: Trace, vm: TracedVm, features: Features | None = None) -> R
     steps = tuple(builder.steps())
     regions = [call for call in vm.calls if isinstance(call, Region)]
     stem = _NAME.sub("-", trace.name.rpartition("/")[2]).strip("-") or "trace"
-    guest = guest_for(regions, _tss_gpas(vm.calls))
+    guest = guest_for(regions, _kernel_gpas(vm.calls))
     scenario = Scenario(
         name=f"{stem[:48]}-vm{vm.name}",
         why=f"Replayed from {trace.tool}'s trace, from line {vm.line} on.",
@@ -136,8 +140,9 @@ def _needs(regions: list[Region], features: Features | None) -> tuple[str, ...]:
     return tuple(needs)
 
 
-def _tss_gpas(calls: Iterable[Call]) -> list[int]:
-    return [call.gpa for call in calls if isinstance(call, TssAddr)]
+def _kernel_gpas(calls: Iterable[Call]) -> list[int]:
+    made = [call.operation for call in calls if isinstance(call, VmCall)]
+    return [op.gpa for op in made if isinstance(op, SetTssAddr | SetIdentityMapAddr)]
 
 
 class _Builder:
@@ -158,9 +163,8 @@ class _Builder:
                     yield from self._region(call)
                 case MemoryChange():
                     yield from self._change(call)
-                case TssAddr():
-                    op = SetTssAddr(call.gpa)
-                    yield Step(call.line, op, op, _outcome(call, "KVM_SET_TSS_ADDR"))
+                case VmCall():
+                    yield _step(call)
                 case Unread():
                     pass
         for what, count in self._passed.items():
@@ -238,7 +242,22 @@ def _memfd_name(call: Region) -> str:
     return f"guest_memfd {call.guest_memfd}"
 
 
-def _outcome(call: Region | TssAddr, name: str) -> Done | Refused | SetUpRefused:
+def _step(call: VmCall) -> Step:
+    """Return the step of another call on the VM: unless its answer depends on what no trace shows.
+
+    That is which vCPUs exist, and which quirks a kernel has.
+    """
+    op = call.operation
+    is_on_logs = isinstance(op, GetDirtyLog | ClearDirtyLog | SetTssAddr)
+    is_manual = isinstance(op, EnableCap) and op.cap == "MANUAL_DIRTY_LOG_PROTECT2"
+    is_early = isinstance(op, EnableCap | SetIdentityMapAddr) and not call.errno
+    is_of_quirks = isinstance(op, EnableCap) and op.cap == "DISABLE_QUIRKS2"
+    if is_on_logs or is_manual or (is_early and not is_of_quirks):
+        return Step(call.line, op, op, _outcome(call, call.name))
+    return Step(call.line, op)
+
+
+def _outcome(call: Region | VmCall, name: str) -> Done | Refused | SetUpRefused:
     if call.errno:
         return Refused(call.errno)
     # If these calls succeed, they return 0 and nothing else.

@@ -14,10 +14,13 @@ from kvm_abi.uapi import Cap
 from vmm.replay.build import NO_MEMORY, Replay, Step
 from vmm.replay.trace import Line, Region, Unread
 from vmm.scenario.features import Features
-from vmm.scenario.history import Event, Header, Refused
+from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Event, Header, Refused
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
+    ClearDirtyLog,
+    EnableCap,
+    GetDirtyLog,
     Scenario,
     SetUserMemoryRegion,
 )
@@ -29,6 +32,9 @@ _MOST_IDS, _MOST_SPACES = 1 << 16, 16
 
 _OF_THE_SLOT = ("guest-memfd-immutable", "guest-memfd-offset")
 """Rules for slots with a guest_memfd that do not depend on the file."""
+
+_OF_LOGS = GetDirtyLog | ClearDirtyLog | EnableCap
+"""Operations whose answers depend on the capabilities that were enabled."""
 
 _OWN_PAGES = (0xFEE0_0000, 0xFFFB_C000)
 """Pages of possible internal slots: the APIC page and the identity map."""
@@ -60,12 +66,24 @@ class _Assumption(msgspec.Struct, frozen=True):
 
 
 _NO_READONLY = "no KVM_CAP_READONLY_MEM (before Linux 3.7)"
+_RINGS = {
+    "dirty_ring_bytes": PAGE_SIZE_BYTES,
+    "dirty_ring_max_bytes": 1 << 20,
+    "dirty_ring_acq_rel": True,
+}
 _ASSUMPTIONS = (
     _Assumption("KVM_CAP_MULTI_ADDRESS_SPACE of 2", {"address_spaces": 2}, Cap.MULTI_ADDRESS_SPACE),
     _Assumption(_NO_READONLY, {"readonly_mem": False}, Cap.READONLY_MEM, is_rare=True),
     _Assumption("KVM_CAP_USER_MEMORY2", {"user_memory2": True}, Cap.USER_MEMORY2),
     _Assumption("KVM_CAP_GUEST_MEMFD", {"guest_memfd": True}, Cap.GUEST_MEMFD),
     _Assumption("KVM_CAP_NR_MEMSLOTS of 509", {"nr_memslots": 509}, Cap.NR_MEMSLOTS),
+    _Assumption(
+        "KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",
+        {"manual_dirty_log": True, "dirty_log_initially_set": True},
+        Cap.MANUAL_DIRTY_LOG_PROTECT2,
+    ),
+    _Assumption("KVM_CAP_DIRTY_LOG_RING", _RINGS, Cap.DIRTY_LOG_RING),
+    _Assumption("KVM_CAP_DIRTY_LOG_RING_ACQ_REL", _RINGS, Cap.DIRTY_LOG_RING_ACQ_REL),
     _Assumption("an internal slot for the TSS", {"internal_tss": True}),
     _Assumption("gpas of 52 bits", {"last_gfn": (1 << 40) - 1}),
     _Assumption("gpas of 46 bits", {"last_gfn": (1 << 34) - 1}),
@@ -150,7 +168,7 @@ class _Judging:
         """Judge steps in order; return the verdict, and how many agreed with the model."""
         judgement = Judgement(Header(self._scenario, features))
         for index, step in enumerate(steps):
-            if not judgement.admits(_event(index, step)):
+            if not judgement.admits(_event(index, step, judgement)):
                 return judgement.verdict(""), index
         return judgement.verdict(""), len(steps)
 
@@ -201,6 +219,8 @@ class _Judging:
         if any(map(self._overlaps, around)):
             return "calls that were under way at the same time: their order is not known"
         op = step.asked
+        if isinstance(op, _OF_LOGS) and self._replay.vm.enables_unseen:
+            return "which capabilities were enabled is not in the trace: `vmm record` reads it"
         if isinstance(op, SetUserMemoryRegion):
             begin, end = op.guest_phys_addr, op.guest_phys_addr + op.memory_size
             if step.outcome == Refused(errno.EEXIST) and any(
@@ -212,10 +232,15 @@ class _Judging:
         return ""
 
 
-def _event(index: int, step: Step) -> Event:
+def _event(index: int, step: Step, judgement: Judgement) -> Event:
     assert step.asked is not None
     assert step.outcome is not None
-    return Event(index, step.asked, step.outcome)
+    outcome: AnyOutcome = step.outcome
+    if isinstance(step.asked, GetDirtyLog) and outcome == Done():
+        # The bitmap is not in the trace: any that the model allows.
+        allowed = [each.outcome for each in judgement.allowed(step.asked)]
+        outcome = next((each for each in allowed if isinstance(each, DirtyPages)), outcome)
+    return Event(index, step.asked, outcome)
 
 
 def _is_of_the_slot(expected: Expected) -> bool:
@@ -255,6 +280,7 @@ def _told(capabilities: dict[int, int]) -> Features:
     def answer(cap: Cap, otherwise: int) -> int:
         return capabilities.get(int(cap), otherwise)
 
+    rings = answer(Cap.DIRTY_LOG_RING, 0) or answer(Cap.DIRTY_LOG_RING_ACQ_REL, 0)
     return msgspec.structs.replace(
         usual,
         nr_memslots=_within(answer(Cap.NR_MEMSLOTS, usual.nr_memslots) or 32, _MOST_IDS),
@@ -262,6 +288,11 @@ def _told(capabilities: dict[int, int]) -> Features:
         readonly_mem=bool(answer(Cap.READONLY_MEM, 1)),
         user_memory2=bool(answer(Cap.USER_MEMORY2, 0)),
         guest_memfd=bool(answer(Cap.GUEST_MEMFD, 0)),
+        manual_dirty_log=bool(answer(Cap.MANUAL_DIRTY_LOG_PROTECT2, 0)),
+        dirty_log_initially_set=bool(answer(Cap.MANUAL_DIRTY_LOG_PROTECT2, 0) & 2),
+        dirty_ring_bytes=PAGE_SIZE_BYTES if rings else 0,
+        dirty_ring_max_bytes=rings or usual.dirty_ring_max_bytes,
+        dirty_ring_acq_rel=bool(answer(Cap.DIRTY_LOG_RING_ACQ_REL, 0)),
     )
 
 

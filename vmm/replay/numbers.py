@@ -14,6 +14,8 @@ REGION, REGION2 = "KVM_SET_USER_MEMORY_REGION", "KVM_SET_USER_MEMORY_REGION2"
 CREATE_VM = "KVM_CREATE_VM"
 CHECK_EXTENSION = "KVM_CHECK_EXTENSION"
 SET_TSS_ADDR = "KVM_SET_TSS_ADDR"
+SET_IDENTITY_MAP_ADDR = "KVM_SET_IDENTITY_MAP_ADDR"
+ENABLE_CAP = "KVM_ENABLE_CAP"
 
 CONCERNED = frozenset(
     f"KVM_{name}"
@@ -22,7 +24,10 @@ CONCERNED = frozenset(
         *("ENABLE_CAP", "CREATE_GUEST_MEMFD", "SET_MEMORY_ATTRIBUTES", "PRE_FAULT_MEMORY"),
     )
 )
-"""Requests that concern memslots, but take a pointer to a structure that strace does not print."""
+"""Requests that concern memslots, but take a pointer to a structure that strace does not print.
+
+`vmm record` reads most of these structures.
+"""
 
 MEM_FLAGS = {f"KVM_MEM_{flag.name}": int(flag) for flag in MemFlag}
 CAPABILITIES = {f"KVM_CAP_{cap.name}": int(cap) for cap in Cap}

@@ -127,15 +127,18 @@ def _kind_of(vm: TracedVm, start: int, end: int) -> MappingKind:
     return "anonymous" if kind == "thp" and end - start < HUGE_BYTES else kind
 
 
-def guest_for(regions: Iterable[Region], tss_gpas: Iterable[int]) -> Guest | None:
-    """Return a gpa and a slot for the guest that no call of the trace uses; None if no room."""
+def guest_for(regions: Iterable[Region], kernel_gpas: Iterable[int]) -> Guest | None:
+    """Return a gpa and a slot for the guest that no call of the trace uses; None if no room.
+
+    ``kernel_gpas`` are those of internal slots: of the TSS, and of the identity map.
+    """
     calls = list(regions)
     ids = {id_of(call.slot) for call in calls}
     slot = next((each for each in _GUEST_SLOTS if each not in ids), None)
     gpa = free_gpa(
         [
             *((call.guest_phys_addr, call.guest_phys_addr + call.memory_size) for call in calls),
-            *((gpa, gpa + TSS_BYTES) for gpa in tss_gpas),
+            *((gpa, gpa + TSS_BYTES) for gpa in kernel_gpas),
         ]
     )
     return None if slot is None or gpa is None else Guest(slot, gpa)

@@ -15,6 +15,7 @@ from vmm.replay.numbers import (
     CLONE_VM,
     CONCERNED,
     CREATE_VM,
+    ENABLE_CAP,
     MEM_FLAGS,
     REGION,
     REGION2,
@@ -40,7 +41,8 @@ from vmm.replay.syntax import (
     split,
     unnamed,
 )
-from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, TssAddr, Unread
+from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, Unread, VmCall
+from vmm.replay.vm_calls import AS_OPERATIONS, NotOfSlots, operation_of
 from vmm.scenario.slots import USER_END
 
 _CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<unfinished \.\.\.>")
@@ -256,8 +258,8 @@ class _Reader:
             self._create_vm(call, argument)
         elif request == CHECK_EXTENSION:
             self._check_extension(call, fd, argument)
-        elif request == SET_TSS_ADDR:
-            self._set_tss(call, fd, argument)
+        elif request in AS_OPERATIONS:
+            self._on_vm(call, fd, request, argument)
         elif request in CONCERNED:
             self._passed(request, call)
         elif _is_begun(request):
@@ -297,15 +299,24 @@ class _Reader:
         else:
             process.learn(number, call.returned)
 
-    def _set_tss(self, call: Called, fd: int, argument: str) -> None:
-        file = self._file(call, fd)
-        gpa = number_of(argument)
-        if file is None or file.vm is None:
+    def _on_vm(self, call: Called, fd: int, request: str, argument: str) -> None:
+        """Note another call on a VM; one by a forked child changes nothing, and is EIO."""
+        file = self._processes.user_of(call.pid, fd).files.get(fd)
+        try:
+            operation = operation_of(request, argument, call.error)
+        except NotOfSlots:
             return
-        if gpa is None or call.returned is None:
-            file.vm.add(Unread(_line(call), SET_TSS_ADDR, _NO_RESULT, may_change=False))
+        if file is None or file.vm is None:
+            self._passed(request, call)
+        elif self._processes.is_foreign(call.pid, file, call.error == errno.EIO):
+            self._passed(f"{request} by a forked child", call)
+        elif operation is not None and call.returned is not None:
+            file.vm.add(VmCall(_line(call), request, operation, call.error, max(0, call.returned)))
+        elif request == SET_TSS_ADDR:
+            file.vm.add(Unread(_line(call), request, _NO_RESULT, may_change=False))
         else:
-            file.vm.add(TssAddr(_line(call), gpa, call.error, max(0, call.returned)))
+            file.vm.enables_unseen |= request == ENABLE_CAP
+            self._passed(request, call)
 
     def _region(self, call: Called, fd: int, request: str, argument: str) -> None:
         file = self._file(call, fd)

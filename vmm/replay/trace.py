@@ -4,7 +4,7 @@ from collections import Counter
 
 import msgspec
 
-from vmm.scenario.operations import HostChangeKind, MappingKind
+from vmm.scenario.operations import AnyOperation, HostChangeKind, MappingKind
 
 MAX_TEXT = 240
 """How many characters of a line are kept, to be shown."""
@@ -58,11 +58,15 @@ class MemoryChange(msgspec.Struct, frozen=True, gc=False):
     how: HostChangeKind
 
 
-class TssAddr(msgspec.Struct, frozen=True, gc=False):
-    """KVM_SET_TSS_ADDR and its result."""
+class VmCall(msgspec.Struct, frozen=True, gc=False):
+    """Another call on a VM that concerns memslots, as an operation, and its result.
+
+    What is in a dirty log is in no trace: `operation` clears all pages of a range.
+    """
 
     line: Line
-    gpa: int
+    name: str
+    operation: AnyOperation
     errno: int = 0
     returned: int = 0
 
@@ -79,7 +83,7 @@ class Unread(msgspec.Struct, frozen=True, gc=False):
     may_change: bool = True
 
 
-Call = Region | MemoryChange | TssAddr | Unread
+Call = Region | MemoryChange | VmCall | Unread
 
 
 class Memory(msgspec.Struct, frozen=True, gc=False):
@@ -94,7 +98,8 @@ class TracedVm(msgspec.Struct):
     """One VM of a trace. ``began_before`` says that it is older than the trace.
 
     ``capabilities`` are answers of KVM_CHECK_EXTENSION, by the number of the capability.
-    ``left_out`` counts the calls beyond MAX_CALLS.
+    ``left_out`` counts the calls beyond MAX_CALLS. ``enables_unseen`` says that it enables
+    capabilities of which the trace does not say which they are.
     """
 
     name: str
@@ -105,6 +110,7 @@ class TracedVm(msgspec.Struct):
     calls: list[Call] = []
     memory: list[Memory] = []
     left_out: int = 0
+    enables_unseen: bool = False
 
     def add(self, call: Call) -> None:
         """Keep a call, unless there are too many of them."""

@@ -27,6 +27,7 @@ from vmm.scenario.history import (
     SetUpRefused,
     Stopped,
 )
+from vmm.scenario.operations import AnyOperation
 from vmm.scenario.plan import Step, mappings_of, steps
 from vmm.scenario.underway import under_way
 from vmm.verdict import statuses
@@ -241,6 +242,10 @@ class Judgement:
     def slots(self) -> Iterator[Memslot]:
         """Yield the slots that exist now, by as_id and then from the highest gfn down."""
         return (slot for space in self._model.spaces for slot in space)
+
+    def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
+        """Return what the model allows as the outcome of an operation that comes next."""
+        return self._model.allowed(operation)
 
     def is_in_place(self, event: Event, step: Step | None) -> bool:
         """Whether an event belongs to the next step; if not, the verdict is inconclusive.

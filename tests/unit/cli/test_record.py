@@ -1,5 +1,6 @@
 """``vmm record``: strace and a VMM that are played by shell scripts."""
 
+import errno
 import os
 import signal
 import sys
@@ -80,3 +81,38 @@ def test_what_ends_a_run_ends_the_command_and_what_it_did_is_judged(
     assert "recorded 2 lines" in result.output
     assert "PASSED       as traced" in result.output
     assert time.monotonic() - begun < 10
+
+
+def test_a_host_that_denies_the_filter_is_told_and_pointers_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(requests: object) -> int:
+        raise OSError(errno.EBUSY, "seccomp: Device or resource busy")
+
+    monkeypatch.setattr("kvm_abi.notices.notify_of", denied)
+    strace(tmp_path, monkeypatch, KVM, region(), "7 ioctl(8, KVM_GET_DIRTY_LOG, 0x7ffd) = 0")
+    result = vmm("record", "--judge-only", "true")
+    assert result.exit_code == 0
+    assert "are not read: the host: [Errno 16] seccomp: Device or resource busy" in result.output
+    assert "left out  1 x KVM_GET_DIRTY_LOG, which says too little here (line 3)" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "again"),
+    [
+        ((), "again     vmm record -o FILE -- true"),
+        (("-o", "kept"), "again     vmm replay --judge-only --vm 1 kept"),
+        (
+            ("--allow-large", "-o", "kept"),
+            "again     vmm replay --judge-only --allow-large --vm 1 kept",
+        ),
+    ],
+)
+def test_the_command_that_shows_a_difference_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], again: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    strace(tmp_path, monkeypatch, KVM, region(result=EINVAL))
+    result = vmm("record", "--judge-only", *options, "--", "true")
+    assert result.exit_code == 1
+    assert f"{again}\n" in result.output

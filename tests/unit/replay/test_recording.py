@@ -30,6 +30,7 @@ CALLS = {
     "qemu-q35-memory-hotplug.strace.gz": 24,
     "qemu-q35-migration.strace.gz": 32,
     "kvmtool-5g.strace.gz": 2,
+    "qemu-q35-migration-logs.strace.gz": 27,
 }
 """How many calls on memslots each of the recorded traces has."""
 
@@ -71,8 +72,8 @@ def test_what_a_trace_shows_of_memory_is_declared() -> None:
 
 
 def kept(*lines: str) -> list[int]:
-    keeps = Filter().keeps
-    return [number for number, line in enumerate(lines) if keeps(line)]
+    kept = Filter().kept
+    return [number for number, line in enumerate(lines) if kept(line)]
 
 
 def test_calls_on_memslots_and_memory_are_kept_and_no_others() -> None:
@@ -103,3 +104,49 @@ def test_the_command_is_run_as_it_is() -> None:
     assert arguments[0] == "/usr/bin/strace"
     assert arguments[-4:] == ["--", "vm", "-o", "x"]
     assert arguments[arguments.index("-o") + 1] == "/tmp/fifo"
+
+
+BEGUN = "7 ioctl(8, KVM_GET_DIRTY_LOG, 0x7ffd <unfinished ...>"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (
+            ["7 ioctl(8, KVM_GET_DIRTY_LOG, 0x7ffd) = 0"],
+            ["7 ioctl(8, KVM_GET_DIRTY_LOG, {slot=3}) = 0"],
+        ),
+        (
+            [BEGUN, "7 <... ioctl resumed>)    = 0"],
+            [
+                "7 ioctl(8, KVM_GET_DIRTY_LOG <unfinished ...>",
+                "7 <... ioctl resumed>, {slot=3}) = 0",
+            ],
+        ),
+        (
+            ["7 ioctl(8, KVM_GET_DIRTY_LOG <unfinished ...>", "7 <... ioctl resumed>, 0x7f) = 0"],
+            [
+                "7 ioctl(8, KVM_GET_DIRTY_LOG <unfinished ...>",
+                "7 <... ioctl resumed>, {slot=3}) = 0",
+            ],
+        ),
+        (
+            ["9 ioctl(8, KVM_GET_DIRTY_LOG, 0x7ffd) = 0"],  # Another thread's.
+            ["9 ioctl(8, KVM_GET_DIRTY_LOG, 0x7ffd) = 0"],
+        ),
+    ],
+)
+def test_what_a_call_asks_for_stands_in_its_line(lines: list[str], expected: list[str]) -> None:
+    recording = Filter()
+    recording.asked(7, "{slot=3}")
+    assert [recording.kept(line) for line in lines] == expected
+
+
+def test_what_was_asked_for_is_used_once_and_pointers_stay_without_it() -> None:
+    recording = Filter()
+    recording.asked(7, "{slot=3}")
+    recording.kept("7 ioctl(8, KVM_GET_DIRTY_LOG, 0x7ffd) = 0")
+    line = "7 ioctl(8, KVM_GET_DIRTY_LOG, 0x7ffd) = 0"
+    assert recording.kept(line) == line
+    recording.kept(BEGUN)
+    assert recording.kept("7 <... ioctl resumed>) = 0") == "7 <... ioctl resumed>, 0x7ffd) = 0"

@@ -15,7 +15,7 @@ from tests.traced import EINVAL, KVM, TRACES, region, trace_of
 from vmm.replay.lines import MAX_LINE_BYTES, Numbered
 from vmm.replay.numbers import literal
 from vmm.replay.reader import read_trace
-from vmm.replay.trace import Line, MemoryChange, Region, Trace, TraceError, TssAddr, Unread
+from vmm.replay.trace import Line, MemoryChange, Region, Trace, TraceError, Unread, VmCall
 
 HVA = 0x7F0000000000
 REGION = Region
@@ -137,7 +137,7 @@ def test_a_call_that_is_cut_off_and_not_on_slots_says_nothing(cut: str) -> None:
 
 def test_threads_that_the_trace_does_not_introduce_use_the_file_of_their_process() -> None:
     trace = trace_of(KVM, region(head="9 "), "7 ioctl(8, KVM_SET_TSS_ADDR, 0xfffbd000) = 0")
-    assert [type(each) for each in calls(trace)] == [Region, TssAddr]
+    assert [type(each) for each in calls(trace)] == [Region, VmCall]
 
 
 def test_two_processes_with_the_same_fd_have_two_vms() -> None:

@@ -1,0 +1,62 @@
+"""`vmm record` with real calls whose structures strace does not print."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+PROGRAM = """
+import fcntl, mmap, os, struct
+kvm = os.open("/dev/kvm", os.O_RDWR)
+vm = fcntl.ioctl(kvm, 0xAE01, 0)
+memory = mmap.mmap(-1, 0x2000)
+import ctypes
+hva = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+bitmap = ctypes.create_string_buffer(8)
+def call(request, data):
+    try:
+        return fcntl.ioctl(vm, request, bytearray(data))
+    except OSError as error:
+        return error.errno
+print(call(0x4068AEA3, struct.pack("<II4Q64x", 168, 0, 1, 0, 0, 0)))
+print(call(0x40A0AE49, struct.pack("<II4QI4x112x", 0, 1, 0x10000, 0x2000, hva, 0, 0)))
+log = struct.pack("<IIQ", 0, 0, ctypes.addressof(bitmap))
+print(call(0x4010AE42, log))
+print(call(0x4010AE42, b"\\x01" + log[1:]))
+print(call(0xC018AEC0, struct.pack("<IIQQ", 0, 2, 0, ctypes.addressof(bitmap))))
+"""
+
+
+def test_what_such_calls_ask_for_is_in_their_lines_and_judged(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    command = ["record", "-o", str(file), "--", "python3", "-c", PROGRAM]
+    result = subprocess.run(
+        [ROOT / "scripts" / "vmm", *command], capture_output=True, text=True, check=False
+    )
+    if "are not read: the host" in result.stderr:
+        pytest.skip(result.stderr)
+    if not result.stdout.startswith("0\n0\n0\n2\n0\n"):
+        pytest.skip(f"the kernel lacks something: {result.stdout}")
+    assert result.returncode == 0, result.stdout
+    assert "PASSED       as traced: 5 events" in result.stdout
+    assert "PASSED       VM 1, run here" in result.stdout
+    text = file.read_text()
+    assert "{slot=0, flags=0x1, guest_phys_addr=0x10000, memory_size=8192, userspace_addr=" in text
+    assert "KVM_ENABLE_CAP, {cap=KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, flags=0x0, args=[0x1," in text
+    lines = text.splitlines()
+    (at,) = (at for at, line in enumerate(lines) if "{slot=1, padding1" in line)
+    lines[at] = lines[at].replace("-1 ENOENT (No such file or directory)", "0")
+    file.write_text("\n".join(lines))
+    altered = subprocess.run(
+        [ROOT / "scripts" / "vmm", "replay", "--judge-only", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert altered.returncode == 1, altered.stdout
+    assert f"{file}:{at + 1}: " in altered.stdout

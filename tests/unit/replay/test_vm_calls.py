@@ -1,0 +1,138 @@
+"""Dirty logs and capabilities in a trace whose structures were read, as by `vmm record`."""
+
+import re
+from gzip import decompress
+
+import pytest
+
+from tests.traced import EINVAL, KVM, TRACES, region, replay_in, trace_of
+from vmm.replay.build import replay_of
+from vmm.replay.judging import judged
+from vmm.replay.reader import read_lines, read_trace
+from vmm.scenario.operations import ClearDirtyLog, EnableCap, GetDirtyLog, SetIdentityMapAddr
+from vmm.scenario.validate import validate
+from vmm.verdict.judge import Status
+
+ENOENT = "-1 ENOENT (No such file or directory)"
+EFAULT = "-1 EFAULT (Bad address)"
+EIO = "-1 EIO (Input/output error)"
+ENXIO = "-1 ENXIO (No such device or address)"
+LOGGED = region(flags="KVM_MEM_LOG_DIRTY_PAGES")
+MANUAL_IS_THERE = "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) = 3"
+RINGS_ARE_THERE = "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING_ACQ_REL) = 1048576"
+
+
+def cap(name: str, argument: int, result: str = "0") -> str:
+    fields = f"{{cap={name}, flags=0x0, args=[{argument:#x}, 0x0, 0x0, 0x0]}}"
+    return f"7 ioctl(8, KVM_ENABLE_CAP, {fields}) = {result}"
+
+
+MANUAL = cap("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", 3)
+
+
+def get(slot: int = 0, result: str = "0") -> str:
+    fields = f"{{slot={slot}, padding1=0, dirty_bitmap=0x7f00}}"
+    return f"7 ioctl(8, KVM_GET_DIRTY_LOG, {fields}) = {result}"
+
+
+def clear(slot: int = 0, first: int = 0, count: int = 2, result: str = "0") -> str:
+    fields = f"{{slot={slot}, num_pages={count}, first_page={first}, dirty_bitmap=0x7f00}}"
+    return f"7 ioctl(8, KVM_CLEAR_DIRTY_LOG, {fields}) = {result}"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (LOGGED, get()),
+        (LOGGED, get(1, ENOENT), get(509, EINVAL)),
+        (region(), get(0, ENOENT)),
+        (LOGGED, region(flags="0"), get(0, ENOENT)),
+        (LOGGED, region(size=0), get(0, ENOENT)),
+        (LOGGED, get(0, EFAULT), get()),
+        (MANUAL_IS_THERE, MANUAL, LOGGED, get(), clear(), get()),
+        (MANUAL_IS_THERE, MANUAL, LOGGED, clear(0, 1, 1, EINVAL), clear(0, 0, 3, EINVAL)),
+        (MANUAL_IS_THERE, MANUAL, LOGGED, clear(1, 0, 2, ENOENT), clear(0, 0, 2, EFAULT)),
+        (MANUAL_IS_THERE, cap("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", 2, EINVAL), LOGGED, get()),
+        (RINGS_ARE_THERE, cap("KVM_CAP_DIRTY_LOG_RING_ACQ_REL", 4096), LOGGED, get(0, ENXIO)),
+        (LOGGED, cap("KVM_CAP_SPLIT_IRQCHIP", 24), cap("164", 1), get()),
+    ],
+)
+def test_what_kvm_promises_of_logs_passes(lines: tuple[str, ...]) -> None:
+    found = judged(
+        replay_in(KVM, "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS) = 509", *lines)
+    )
+    assert (found.verdict.status, found.assumed) == (Status.PASSED, ()), found
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (LOGGED, get(0, ENOENT)),
+        (region(), get()),
+        (LOGGED, region(size=0), get()),
+        (LOGGED, get(1)),
+        (LOGGED, get(0, "1")),
+        (MANUAL_IS_THERE, LOGGED, cap("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", 3, EINVAL)),
+        (MANUAL_IS_THERE, LOGGED, cap("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", 2)),
+        (MANUAL_IS_THERE, MANUAL, LOGGED, clear(0, 0, 2, EINVAL)),
+        (MANUAL_IS_THERE, MANUAL, LOGGED, clear(0, 0, 3)),
+        (MANUAL_IS_THERE, MANUAL, LOGGED, clear(0, 1, 1)),
+        (MANUAL_IS_THERE, MANUAL, LOGGED, clear(1)),
+        (RINGS_ARE_THERE, cap("KVM_CAP_DIRTY_LOG_RING_ACQ_REL", 4096), LOGGED, get()),
+        (RINGS_ARE_THERE, LOGGED, cap("KVM_CAP_DIRTY_LOG_RING_ACQ_REL", 12288)),
+    ],
+)
+def test_what_kvm_does_not_promise_differs_in_its_line(lines: tuple[str, ...]) -> None:
+    found = judged(replay_in(KVM, *lines))
+    assert (found.verdict.status, found.assumed) == (Status.DIFFERS, ())
+    assert found.line is not None
+    assert found.line.number == len(lines) + 1
+
+
+def test_a_capability_that_a_trace_does_not_ask_for_is_assumed() -> None:
+    found = judged(replay_in(KVM, MANUAL, LOGGED, clear()))
+    assert found.verdict.status is Status.PASSED
+    assert found.assumed == ("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",)
+
+
+def test_the_answer_to_a_forked_child_is_left_out_by_name() -> None:
+    forked = "7 clone(child_stack=NULL, flags=CLONE_CHILD_SETTID|SIGCHLD) = 8"
+    trace = trace_of(KVM, forked, LOGGED, get(0, EIO).replace("7 ", "8 ", 1), get())
+    assert trace.passed_over == {"KVM_GET_DIRTY_LOG by a forked child": 1}
+    assert judged(replay_of(trace, trace.vms[0])).verdict.status is Status.PASSED
+
+
+def test_logs_are_in_doubt_if_the_trace_does_not_say_what_was_enabled() -> None:
+    found = judged(replay_in(KVM, "7 ioctl(8, KVM_ENABLE_CAP, 0x7ffe) = 0", LOGGED, get(0, ENXIO)))
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert found.verdict.reason.startswith("which capabilities were enabled is not in the trace")
+
+
+def test_they_become_operations_that_can_be_run() -> None:
+    identity = "7 ioctl(8, KVM_SET_IDENTITY_MAP_ADDR, [0xfeffc000]) = 0"
+    made = replay_in(KVM, MANUAL, identity, LOGGED, get(), clear())
+    operations = made.scenario.operations
+    assert operations[:2] == (
+        EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 3),
+        SetIdentityMapAddr(0xFEFFC000),
+    )
+    assert operations[3:] == (GetDirtyLog(0), ClearDirtyLog(0, 0, 2))
+    validate(made.scenario)
+
+
+def test_each_altered_answer_on_a_log_of_a_real_trace_is_found() -> None:
+    name = "qemu-q35-migration-logs.strace.gz"
+    trace = read_trace(TRACES / name)
+    (vm,) = trace.vms
+    numbers = [call.line.number for call in vm.calls if re.search(r"_LOG", call.line.text)]
+    assert len(numbers) >= 12
+    lines = decompress((TRACES / name).read_bytes()).decode().splitlines()
+    for number in numbers:
+        altered = [*lines]
+        assert altered[number - 1].endswith(" = 0")
+        altered[number - 1] = altered[number - 1][:-1] + ENOENT
+        again = read_lines(iter(enumerate(altered, 1)), name)
+        found = judged(replay_of(again, again.vms[0]))
+        assert (found.verdict.status, found.assumed) == (Status.DIFFERS, ())
+        assert found.line is not None
+        assert found.line.number == number
