@@ -5,13 +5,14 @@ one feature at a time, and only if that explains the answers; the verdict names 
 """
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import permutations
 
 import msgspec
 
 from kvm_abi.uapi import Cap
 from vmm.replay.build import NO_MEMORY, Replay, Step
+from vmm.replay.order import MOST_AT_ONCE, Order, is_possible
 from vmm.replay.trace import Line, Region, Unread
 from vmm.scenario.features import Features
 from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Event, Header, Refused
@@ -26,7 +27,6 @@ from vmm.scenario.operations import (
 )
 from vmm.verdict.judge import Difference, Expected, Judgement, Status, Verdict
 
-_MOST_AT_ONCE = 4
 _MOST_IDS, _MOST_SPACES = 1 << 16, 16
 """More than any kernel has, since a trace may say anything."""
 
@@ -65,6 +65,7 @@ class _Assumption(msgspec.Struct, frozen=True):
     is_rare: bool = False
 
 
+_UNORDERED = "what each thread did stands together: the order of calls is not known (`strace -f`)"
 _NO_READONLY = "no KVM_CAP_READONLY_MEM (before Linux 3.7)"
 _RINGS = {
     "dirty_ring_bytes": PAGE_SIZE_BYTES,
@@ -115,6 +116,7 @@ class _Judging:
             name=replay.scenario.name, operations=asked, vm_type=1 if replay.vm.vm_type == 1 else 0
         )
         self._features = _told(replay.vm.capabilities)
+        self._order = Order(self._steps)
         self._assumed: list[str] = []
         self._unlikely: Line | None = None
 
@@ -155,6 +157,8 @@ class _Judging:
         elif self._replay.vm.began_before:
             line = self._steps[0].line if self._steps else None
             reason = "the VM is older than the trace: which slots it had is not known"
+        elif self._replay.vm.unordered:
+            reason = _UNORDERED
         elif self._short:
             line = self._short[0].line
             reason = "the host of the trace was short of memory, or the call was interrupted"
@@ -191,32 +195,28 @@ class _Judging:
         return False
 
     def _reordered(self, index: int) -> bool:
-        """Reorder concurrent calls around an index; return whether another order fits."""
-        first = index
-        while first and self._steps[first].line.begin < self._steps[first - 1].line.number:
-            first -= 1
-        last = index + 1
-        while last < len(self._steps) and self._overlaps(last):
-            last += 1
-        if last - first < 2 or last - first > _MOST_AT_ONCE:
+        """Reorder the calls that may have overtaken one; return whether another order fits."""
+        group = self._order.rivals(self._steps, index)
+        if not 2 <= len(group) <= MOST_AT_ONCE:
             return False
-        for order in permutations(self._steps[first:last]):
-            if _is_possible(order):
-                steps = [*self._steps[:first], *order]
+        first, last = group[0], group[-1] + 1
+        # What lies between has nothing to do with them.
+        others = [self._steps[at] for at in range(first, last) if at not in group]
+        for order in permutations([self._steps[at] for at in group]):
+            if is_possible(order):
+                steps = [*self._steps[:first], *others, *order]
                 if self._run(steps, self._features)[1] == last:
-                    self._steps[first:last] = order
+                    self._steps[first:last] = [*others, *order]
                     return True
         return False
-
-    def _overlaps(self, index: int) -> bool:
-        return self._steps[index].line.begin < self._steps[index - 1].line.number
 
     def _doubt(self, step: Step, index: int, difference: Difference) -> str:
         """Return why an answer that differs may nevertheless be right."""
         if self._replay.vm.began_before:
             return "the VM is older than the trace: which slots it had is not known"
-        around = range(max(1, index), min(index + 2, len(self._steps)))
-        if any(map(self._overlaps, around)):
+        if self._replay.vm.unordered:
+            return _UNORDERED
+        if len(self._order.rivals(self._steps, index)) > 1:
             return "calls that were under way at the same time: their order is not known"
         op = step.asked
         if isinstance(op, _OF_LOGS) and self._replay.vm.enables_unseen:
@@ -260,17 +260,6 @@ def _guessed(replay: Replay) -> Line | None:
     """Return the line of the first call that is taken for a forked child's by its answer alone."""
     calls = replay.vm.calls
     return next((each.line for each in calls if isinstance(each, Region) and each.is_guessed), None)
-
-
-def _is_possible(order: Sequence[Step]) -> bool:
-    """Whether no call in an order ended before an earlier one in that order began."""
-    return all(later.line.number >= earlier.line.begin for earlier, later in _pairs(order))
-
-
-def _pairs(order: Sequence[Step]) -> Iterator[tuple[Step, Step]]:
-    for at, earlier in enumerate(order):
-        for later in order[at + 1 :]:
-            yield earlier, later
 
 
 def _told(capabilities: dict[int, int]) -> Features:

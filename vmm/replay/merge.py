@@ -7,7 +7,7 @@ numbered as `strace-log-merge NAME` prints them: pid, time, call.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from heapq import merge
+from heapq import heappop, heappush, merge
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,8 @@ MAX_FILES = 500
 _OF_A_THREAD = re.compile(r"(.+)\.([0-9]{1,7})$")
 _TIME = re.compile(r"\s*(?:\d{4}-\d\d-\d\dT)?(?:(\d{9,}\.\d+)|(\d\d):(\d\d):(\d\d\.\d+))\s")
 _DAY_S = 86_400.0
+_ON_KVM = re.compile(r"\bioctl\(.*(?:KVM_(?!RUN\b)|\b0xae\b|0x[0-9a-f]{4}ae[0-9a-f]{2}\b)")
+_TOOK = re.compile(r"<(\d+\.\d+)>$")  # strace -T
 
 
 class _Line(NamedTuple):
@@ -80,18 +82,47 @@ def _bounded(files: list[Path]) -> list[Path]:
     return files
 
 
-def merged(files: Sequence[Path]) -> Iterator[tuple[int, str]]:
-    """Yield the lines of all files in the order of their times, numbered from 1.
+class Merged:
+    """Yields the lines of all files in the order of their times, numbered from 1.
 
-    Raises TraceError if a file has no timestamps, OSError if one is damaged.
+    A line has the time at which its call began. ``ends`` says when calls on KVM were over that
+    others may have overtaken: the number of the first line that is later for certain.
     """
-    with ExitStack() as stack:
-        streams = [
-            _timed(index, file, Numbered(stack.enter_context(opened(file))))
-            for index, file in enumerate(files)
-        ]
-        for number, line in enumerate(merge(*streams), 1):
-            yield number, line.text
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        self._last: dict[int, int] = {}
+        self._timed: list[tuple[float, int]] = []
+        self.ends: dict[int, int] = {}
+
+    def __iter__(self) -> Iterator[tuple[int, str]]:
+        """Raises TraceError if a file has no timestamps, OSError if one is damaged."""
+        with ExitStack() as stack:
+            streams = [
+                _timed(index, file, Numbered(stack.enter_context(opened(file))))
+                for index, file in enumerate(self._files)
+            ]
+            for number, line in enumerate(merge(*streams), 1):
+                self._note(number, line)
+                yield number, line.text
+
+    def _note(self, number: int, line: _Line) -> None:
+        """Note which calls were over when a line's call began, and that this one begins."""
+        while self._timed and self._timed[0][0] < line.time:
+            self._over(heappop(self._timed)[1], number)
+        before = self._last.pop(line.file, None)
+        if before is not None:
+            self._over(before, number)
+        if _ON_KVM.search(line.text) is not None:
+            took = _TOOK.search(line.text)
+            if took is None:
+                self._last[line.file] = number
+            else:
+                heappush(self._timed, (line.time + float(took[1]), number))
+
+    def _over(self, call: int, number: int) -> None:
+        if number > call + 1:
+            self.ends.setdefault(call, number)
 
 
 def _timed(index: int, file: Path, lines: Numbered) -> Iterator[_Line]:

@@ -1,11 +1,13 @@
 """Reads a trace of strace or QEMU: the first line that is recognised decides which."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from vmm.replay.lines import Numbered, name_of, opened, shown
-from vmm.replay.merge import files_of, merged
+from vmm.replay.merge import Merged, files_of
 from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
 from vmm.replay.strace import BESIDE, is_of_strace, read_strace
@@ -21,14 +23,19 @@ def read_trace(*paths: Path) -> Trace:
     name, files = files_of(paths)
     if len(files) > 1:
         try:
-            trace = read_lines(merged(files), name)
+            lines = Merged(files)
+            trace = read_lines(lines, name)
+            _end_later(trace, lines.ends)
         except OSError as error:
             raise TraceError(f"{name}: damaged: {error}") from None
         trace.notes.append(
             f"{len(files)} files: lines are counted as `strace-log-merge {name}` prints them"
         )
         return trace
-    (path,) = files
+    return _of_one_file(files[0])
+
+
+def _of_one_file(path: Path) -> Trace:
     with opened(path) as stream:
         lines = Numbered(stream)
         try:
@@ -40,6 +47,15 @@ def read_trace(*paths: Path) -> Trace:
     if lines.cut:
         trace.notes.append(lines.cut)
     return trace
+
+
+def _end_later(trace: Trace, ends: Mapping[int, int]) -> None:
+    """Let calls be under way until the lines that are later for certain."""
+    for vm in trace.vms:
+        for at, call in enumerate(vm.calls):
+            until = ends.get(call.line.number, 0)
+            if until:
+                vm.calls[at] = replace(call, line=replace(call.line, until=until))
 
 
 def read_lines(numbered: Iterable[tuple[int, str]], name: str) -> Trace:

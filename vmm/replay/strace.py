@@ -190,6 +190,7 @@ class _Reader:
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
         self._processes = Processes()
+        self._ended = 0
 
     def take(self, item: Item) -> None:
         match item:
@@ -199,6 +200,7 @@ class _Reader:
                 self._processes.cloning(item.pid, **_shared(item.name, item.arguments))
             case Exited():
                 self._processes.exited(item.pid)
+                self._ended = self._ended if item.pid else item.number
             case Unparsed():
                 self._cut_off(item)
 
@@ -347,6 +349,8 @@ class _Reader:
         process = self._processes.user_of(call.pid, fd)
         file = process.files.get(fd)
         if file is not None and file.vm is not None:
+            if not call.pid and file.vm.line < self._ended:  # Its process goes on: a thread ended.
+                file.vm.unordered = True
             return file
         if call.error and any(name in call.text[-60:] for name in _NOT_A_VM):
             return None

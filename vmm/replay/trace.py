@@ -16,11 +16,20 @@ MAX_VMS = 1000
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
-    """The place of a call: the line on which it ended, the one on which it began, and its text."""
+    """The place of a call: the line on which it ended, the one on which it began, and its text.
+
+    If lines stand where calls began, ``until`` is the first one that began after this call's end.
+    """
 
     number: int
     begin: int
     text: str = ""
+    until: int = 0
+
+    @property
+    def end(self) -> int:
+        """A call that began on this line, or after it, came later."""
+        return self.until or self.number
 
 
 class Region(msgspec.Struct, frozen=True, gc=False):
@@ -99,7 +108,8 @@ class TracedVm(msgspec.Struct):
 
     ``capabilities`` are answers of KVM_CHECK_EXTENSION, by the number of the capability.
     ``left_out`` counts the calls beyond MAX_CALLS. ``enables_unseen`` says that it enables
-    capabilities of which the trace does not say which they are.
+    capabilities of which the trace does not say which they are, ``unordered`` that the calls of
+    its threads follow each other thread by thread.
     """
 
     name: str
@@ -111,6 +121,7 @@ class TracedVm(msgspec.Struct):
     memory: list[Memory] = []
     left_out: int = 0
     enables_unseen: bool = False
+    unordered: bool = False
 
     def add(self, call: Call) -> None:
         """Keep a call, unless there are too many of them."""

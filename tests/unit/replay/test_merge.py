@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from vmm.replay.merge import files_of, merged
+from vmm.replay.build import replay_of
+from vmm.replay.judging import judged
+from vmm.replay.merge import Merged, files_of
 from vmm.replay.reader import read_trace
 from vmm.replay.trace import Region, TraceError
+from vmm.verdict.judge import Status
 
 HVA = 0x7F0000000000
 
@@ -64,16 +67,16 @@ def test_times_of_the_day_go_on_after_midnight(tmp_path: Path) -> None:
         p1="23:59:59.999998 one() = 0\n00:00:00.000002 three() = 0\n",
         p2="23:59:59.999999 two() = 0\n00:00:00.000003 four() = 0\n",
     )
-    texts = [text.split()[2] for _, text in merged(files_of([name])[1])]
+    texts = [text.split()[2] for _, text in Merged(files_of([name])[1])]
     assert texts == ["one()", "two()", "three()", "four()"]
 
 
 def test_a_line_without_a_time_goes_with_the_one_before(tmp_path: Path) -> None:
     name = written(tmp_path, p1="9.5 x\n", p2="y\n")
     with pytest.raises(TraceError, match=r"x\.1:1: no exact time, .* `strace -ff -ttt"):
-        list(merged(files_of([name])[1]))
+        list(Merged(files_of([name])[1]))
     name = written(tmp_path, p1="1700000000.2 a() = 0\n > libc.so\n", p2="1700000000.3 b() = 0\n")
-    assert [text for _, text in merged(files_of([name])[1])] == [
+    assert [text for _, text in Merged(files_of([name])[1])] == [
         "1 1700000000.2 a() = 0",
         "1  > libc.so",
         "2 1700000000.3 b() = 0",
@@ -99,3 +102,59 @@ def test_what_is_no_trace_of_threads_is_refused_with_what_to_give(tmp_path: Path
         read_trace(one, other)
     with pytest.raises(TraceError, match="No such file"):
         read_trace(tmp_path / "none")
+
+
+EEXIST = "-1 EEXIST (File exists)"
+
+
+def at_once(folder: Path, took: str = "", later: str = "4") -> Path:
+    """A call is overtaken by another thread's, which began while it was under way."""
+    return written(
+        folder,
+        p100=(
+            "1700000000.000001 ioctl(3, KVM_CREATE_VM, 0) = 8\n"
+            "1700000000.000002 clone(flags=CLONE_VM|CLONE_FILES) = 101\n"
+            f"1700000000.000003 {region(0)[:-1]}{EEXIST}{took}\n"
+            f"1700000000.00000{later} getpid() = 100\n"
+            "1700000000.000009 getpid() = 100\n"
+        ),
+        p101=f"1700000000.000005 {region(1)}\n1700000000.000008 getpid() = 100\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("took", "later", "status"),
+    [
+        ("", "6", Status.PASSED),  # The first one was perhaps under way until then.
+        ("", "4", Status.DIFFERS),
+        (" <0.000001>", "6", Status.DIFFERS),  # strace -T knows when it ended.
+        (" <0.000003>", "6", Status.PASSED),
+    ],
+)
+def test_calls_of_threads_may_overtake_each_other(
+    tmp_path: Path, took: str, later: str, status: Status
+) -> None:
+    trace = read_trace(at_once(tmp_path, took, later))
+    found = judged(replay_of(trace, trace.vms[0]))
+    assert found.verdict.status is status
+    assert [call.line.number for call in trace.vms[0].calls] == [3, 4 + (later == "4")]
+
+
+def test_the_files_of_threads_one_after_the_other_are_not_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "all"
+    ended = "+++ exited with 0 +++"
+    lines = ["ioctl(3, KVM_CREATE_VM, 0) = 8", region(0), ended, region(1, 0x1000), ended]
+    file.write_text("\n".join(lines))
+    trace = read_trace(file)
+    found = judged(replay_of(trace, trace.vms[0]))
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert "the order of calls is not known" in found.verdict.reason
+
+
+def test_runs_that_strace_has_appended_to_a_file_are_in_order(tmp_path: Path) -> None:
+    file = tmp_path / "all"
+    run = ["ioctl(3, KVM_CREATE_VM, 0) = 8", region(0), "+++ exited with 0 +++"]
+    file.write_text("\n".join([*run, *run]))
+    trace = read_trace(file)
+    for vm in trace.vms:
+        assert judged(replay_of(trace, vm)).verdict.status is Status.PASSED

@@ -287,3 +287,26 @@ def test_what_a_slot_forbids_differs_whatever_its_guest_memfd_is() -> None:
     assert status(*made, private(0x20000, EINVAL)) is Status.PASSED
     assert status(*made, private(0x20000, "0")) is Status.DIFFERS
     assert status(made[0], private(0x10000, EINVAL)) is Status.INCONCLUSIVE
+
+
+def halves(line: str, pid: int) -> tuple[str, str]:
+    """Return a call as strace writes it when another thread's line comes between."""
+    begun, result = line.removeprefix("7 ").rsplit(") = ", 1)
+    return f"{pid} {begun} <unfinished ...>", f"{pid} <... ioctl resumed>) = {result}"
+
+
+def test_a_call_may_have_happened_long_before_its_line_ends() -> None:
+    begun, ended = halves(region(0, size=0), 8)
+    between = [region(number, 0x100000 * number) for number in range(1, 7)]
+    lines = (KVM, region(0), begun, *between[:3], region(9), *between[3:], ended)
+    assert status(*lines) is Status.PASSED  # Slot 9 is where slot 0 was.
+    assert status(KVM, region(0), *between[:3], region(9), *between[3:]) is Status.DIFFERS
+
+
+def test_what_is_under_way_elsewhere_raises_no_doubt() -> None:
+    begun, ended = halves(region(1, 0x100000), 8)
+    assert status(KVM, begun, region(0, result=EINVAL), ended) is Status.DIFFERS
+    near, ended = halves(region(1, 0x11000, result=EEXIST), 8)
+    assert status(KVM, near, region(0, result=EINVAL), ended) is Status.INCONCLUSIVE
+    other, ended = halves(region(0x10000), 8)  # The other address space has nothing to do with it.
+    assert status(KVM, other, region(0, result=EINVAL), ended) is Status.DIFFERS
