@@ -70,8 +70,12 @@ def fallocate(
 
 
 def owned_memory(address: int, size_bytes: int) -> memoryview:
-    """Return a view of a mapping; it is unmapped once no view or slice of it is left."""
-    owner = _ffi.gc(_ffi.cast("char *", address), lambda _: unmap_memory(address, size_bytes))
+    """Return a view of a mapping; it is unmapped once no view or slice of it is left.
+
+    Where the kernel has no memory to do that (ENOMEM), it stays until the process ends.
+    """
+    # Nobody hears an exception that is raised where objects are freed: Python prints it.
+    owner = _ffi.gc(_ffi.cast("char *", address), lambda _: _lib.abi_munmap(address, size_bytes))
     return memoryview(_buffer(owner, size_bytes))
 
 

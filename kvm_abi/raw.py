@@ -255,12 +255,15 @@ def new_file(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     """Issue a request that opens a file, and return the descriptor.
 
     Raises what `ioctl` does, and `WrongAnswerError` for a number that is not the descriptor of a
-    new file: those of VMs and vCPUs are close-on-exec, unlike standard input and output.
+    new file: those of VMs and vCPUs are close-on-exec, unlike standard input and output. Raises
+    `OSError` if the host does not let it be looked at (fcntl).
     """
     opened = ioctl(fd, request, arg)
     try:
         is_kept = os.get_inheritable(opened) and request is not Ioctl.CREATE_GUEST_MEMFD
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise  # The host denies the question, which says nothing about the file.
         is_kept = True
     if is_kept:
         call = _error(0, request, arg)

@@ -1,5 +1,7 @@
 """System calls on the process's own memory."""
 
+import gc
+
 import pytest
 
 from kvm_abi import mman
@@ -54,3 +56,12 @@ def test_pages_are_in_the_charge_of_one() -> None:
             mman.Pager(memory.address_of(0), 0x1000, guards=False)
         assert pager.stop() == []
         assert memory.read(0, 1) == b"x"
+
+
+def test_memory_that_the_kernel_does_not_unmap_is_passed_over(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    view = mman.owned_memory(1, 4096)  # No page begins there: EINVAL.
+    del view
+    gc.collect()
+    assert capfd.readouterr().err == ""

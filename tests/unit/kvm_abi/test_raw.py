@@ -155,3 +155,17 @@ def test_a_benchmark_can_time_every_ioctl() -> None:
     for folder in ("kvm_abi", "guests", "vmm"):
         for file in (ROOT / folder).rglob("*.py"):
             assert not fetching.search(file.read_text()), file
+
+
+def test_a_file_that_the_host_does_not_let_be_looked_at_is_no_wrong_answer(
+    null: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(_: int) -> bool:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(raw, "ioctl", lambda *_: 1 << 20)
+    with pytest.raises(WrongAnswerError, match="1048576, which is no new file"):
+        raw.new_file(null, Ioctl.CREATE_VM)
+    monkeypatch.setattr("os.get_inheritable", deny)
+    with pytest.raises(PermissionError):
+        raw.new_file(null, Ioctl.CREATE_VM)
