@@ -119,7 +119,7 @@ def main() -> None:
         import_module(f"vmm.cli.{name}")
     for name in ("vmm.catalogue", "vmm.execution.probe.child"):
         import_module(name)
-    from vmm.cli.__main__ import run
+    from vmm.cli.start import run
 
     gc.freeze()  # To look at what is inherited, or to take it down in the end, would copy it.
     request = _serve()

@@ -1,85 +1,39 @@
 """Entry point: whatever happens, the command ends with one line and a documented exit status.
 
-Python takes a while to import the command's modules. A signal that arrives meanwhile, or is blocked
-since scripts/vmm, stays blocked until the command can report it in its result.
+Nothing of ours is imported before a failure of that can be told: Python's own status would be 1,
+which is that of a kernel that differs. This module itself is so small that a full disk takes it
+whole, or not at all, when Python has compiled it.
 """
 
-import gc
 import os
-import signal
 import sys
 from contextlib import suppress
-from types import FrameType
-from typing import NoReturn
 
-from vmm.host.signals import ENDING_SIGNALS
-from vmm.verdict.statuses import INCONCLUSIVE, INTERNAL_ERROR, PASSED
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
-_COLLECT_AFTER = 100_000
-"""Histories are many objects without cycles: the usual threshold costs a tenth of a run."""
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    try:
-        os.write(2, b"vmm: interrupted\n")
-    finally:
-        os._exit(INCONCLUSIVE)
+_INCONCLUSIVE = 3
+_INTERNAL_ERROR = 70
 
 
-def _open_standard_streams() -> None:
-    """Open closed standard streams on /dev/null, so that no file of ours gets their number.
-
-    Python has no stream object for a closed one, and fails with its own exit status on flushing it.
-    """
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # Gets the lowest free number.
-            os.set_inheritable(fd, True)
-    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
-
-
-def run() -> NoReturn:
+def run() -> "NoReturn":
     """Run the command, and end the process with its status."""
-    _open_standard_streams()
-    for number in ENDING_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # Ignored under nohup(1).
-            signal.signal(number, _end)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # If ignored, how a child ended is lost.
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-    gc.set_threshold(_COLLECT_AFTER)
-    status: object = PASSED
     try:
-        from vmm.cli.main import main
+        from vmm.cli.start import run as run_command
+    except ImportError as error:
+        _end(_INTERNAL_ERROR, f"internal error: {error}")
+    except EOFError as error:  # A full disk has cut it off.
+        _end(_INCONCLUSIVE, f"the host: a compiled module: {error}: remove the __pycache__")
+    except (OSError, MemoryError) as error:
+        _end(_INCONCLUSIVE, f"the host: a module cannot be read: {error}")
+    run_command()
 
-        main(prog_name="vmm")
-    except SystemExit as ended:
-        status = ended.code
-    except OSError as error:  # Modules can no longer be read, or output not be written.
-        status = INCONCLUSIVE
-        with suppress(OSError):
-            os.write(2, f"vmm: the host: {error.strerror}\n".encode())
-    except EOFError as error:  # A compiled module was cut off: see `is_cut_off`.
-        status = INCONCLUSIVE
-        with suppress(OSError):
-            os.write(2, f"vmm: the host: a compiled module: {error}: remove __pycache__\n".encode())
-    except ImportError as error:  # Python's own status would be 1: a verdict on the kernel.
-        status = INTERNAL_ERROR
-        with suppress(OSError):
-            os.write(2, f"vmm: internal error: {error}\n".encode(errors="replace"))
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            status = INCONCLUSIVE
-    for number in ENDING_SIGNALS:  # All is done, and Python restores their default actions.
-        signal.signal(number, signal.SIG_IGN)
-    gc.freeze()  # Python would look for cycles among all objects once more before it ends.
-    sys.exit(status if isinstance(status, int) else PASSED)
+
+def _end(status: int, why: str) -> "NoReturn":
+    with suppress(OSError):
+        os.write(2, f"vmm: {why}\n".encode(errors="backslashreplace"))
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from vmm.cli.errors import InProbing, NothingRan, TooFewRan
 from vmm.host.cpus import stay_on
 from vmm.host.hostinfo import HostInfo, host_facts
 from vmm.report import terminal
+from vmm.scenario.endings import is_short
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.scenario.trouble import Trouble
@@ -111,6 +112,8 @@ def look_at_host(patience: float = 1.0) -> Host:
         from vmm.execution.probe.child import TIME_LIMIT_S, Probed, probe
         from vmm.execution.probe.obstacles import obstacle
     except ImportError as error:
+        if is_short(error):
+            raise
         missing = f"a compiled module is missing: {error}"
         remedy = "build it: `pip install -e .`, or run ./scripts/vmm, which does"
         return Host(replace(facts, obstacle=missing, remedy=remedy))

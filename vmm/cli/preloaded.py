@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 import vmm
-from vmm.cli.__main__ import run
+from vmm.cli.start import run
 
 PROGRAM = "vmm.cli"
 """In the orders, the word before the command's arguments."""

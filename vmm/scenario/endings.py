@@ -1,6 +1,11 @@
 """Why a history ends before its scenario does: the prefixes of the reason in its `End`."""
 
 import errno
+import importlib
+import os
+import traceback
+from contextlib import suppress
+from importlib.util import find_spec
 
 HUNG = "hung: "
 """The kernel did not return within the time limit."""
@@ -45,8 +50,21 @@ SIGCHLD that is ignored, so that nobody can wait for a child."""
 
 _DEVICE = "/dev/kvm"
 
-_CUT_OFF = ("marshal data too short", "EOF read where object expected")
+_CUT_OFF = (
+    "marshal data too short",
+    "EOF read where object expected",
+    "EOF read where not expected",
+)
 """What Python says of a compiled module that it wrote itself, as far as a full disk took it."""
+
+_NOT_LOADED = (
+    "failed to map segment from shared object",
+    "cannot map zero-fill pages",
+    "cannot change memory protections",
+    "cannot apply additional memory protection",
+    "file too short",
+)
+"""What dlopen(3) says without an errno's text where memory ran out, or a full disk cut a file."""
 
 _LIMITS = {errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u"}
 """The resource limit that may have made a call of this program's own fail."""
@@ -57,10 +75,19 @@ def of_the_host(error: BaseException) -> str:
     return HOST + what_is_short(error)
 
 
+def why_failed(error: BaseException) -> str:
+    """Return the reason for an ending by an exception: a shortage of the host, or our mistake."""
+    if is_short(error):
+        return of_the_host(error)
+    return HARNESS + "".join(traceback.format_exception(error))
+
+
 def what_is_short(error: BaseException) -> str:
     """Return an error in words: the file, if there is one, the reason and the limit."""
     if is_cut_off(error):
         return "a compiled module was cut off by a full disk, or ulimit -f: remove the __pycache__"
+    if isinstance(error, ImportError):
+        return f"a module could not be loaded: {error}"
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or "out of memory"
     # Where one file was copied to another, the one that was written is full.
@@ -75,13 +102,30 @@ def is_cut_off(error: BaseException) -> bool:
     return isinstance(error, EOFError) and str(error) in _CUT_OFF
 
 
+def is_unreadable(error: BaseException) -> bool:
+    """Whether a module is there that Python could not load, for want of memory or descriptors.
+
+    Python takes a folder whose state it cannot get for one without the module.
+    """
+    if isinstance(error, ModuleNotFoundError):
+        with suppress(ImportError, ValueError):
+            importlib.invalidate_caches()
+            return error.name is not None and find_spec(error.name) is not None
+        return False
+    said = str(error)
+    ends = tuple(os.strerror(number) for number in HOST_SHORT)
+    return isinstance(error, ImportError) and (
+        said.endswith(ends) or any(each in said for each in _NOT_LOADED)
+    )
+
+
 def is_short(error: BaseException) -> bool:
     """Whether the host ran out of something, so that neither KVM nor this program is at fault.
 
     So it is if the device cannot be opened any more: removed, or no longer permitted; and if the
     host denies a call that is not KVM's.
     """
-    if isinstance(error, MemoryError) or is_cut_off(error):
+    if isinstance(error, MemoryError) or is_cut_off(error) or is_unreadable(error):
         return True
     if not isinstance(error, OSError):
         return False

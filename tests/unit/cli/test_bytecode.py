@@ -5,6 +5,7 @@ Its status would be 1, which is that of a kernel that differs.
 
 import importlib.util
 import os
+import py_compile
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,17 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("module", ["vmm/cli/main.py", "vmm/cli/coverage.py"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "vmm/cli/start.py",
+        "vmm/host/signals.py",
+        "vmm/scenario/endings.py",
+        "vmm/verdict/statuses.py",
+        "vmm/cli/main.py",
+        "vmm/cli/coverage.py",
+    ],
+)
 def test_a_compiled_module_that_was_cut_off_is_the_hosts(tmp_path: Path, module: str) -> None:
     environment = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONPATH": str(ROOT)}
 
@@ -31,8 +42,15 @@ def test_a_compiled_module_that_was_cut_off_is_the_hosts(tmp_path: Path, module:
     assert ended().returncode == 0
     name = Path(importlib.util.cache_from_source(module)).name
     (compiled,) = (tmp_path / str(ROOT)[1:] / module).parent.glob(name)
-    os.truncate(compiled, 1000)
+    os.truncate(compiled, compiled.stat().st_size // 2)
     result = ended()
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.startswith("vmm: the host: a compiled module")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["vmm/cli/__init__.py", "vmm/cli/__main__.py"])
+def test_what_python_reads_before_it_can_be_told_is_of_a_block(tmp_path: Path, module: str) -> None:
+    compiled = tmp_path / "compiled"
+    py_compile.compile(str(ROOT / module), str(compiled))
+    assert compiled.stat().st_size < 4096  # A full disk takes it whole, or not at all.

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from tests.played import played, vmm
-from vmm.cli.__main__ import run
 from vmm.cli.main import main
+from vmm.cli.start import run
 from vmm.host.signals import ENDING_SIGNALS
 
 
@@ -32,8 +32,17 @@ class Broken:
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
-        (OSError(24, "Too many open files"), 3, "vmm: the host: Too many open files\n"),
-        (ImportError("cannot open shared object file"), 70, "vmm: internal error: cannot open "),
+        (OSError(24, "Too many open files"), 3, "vmm: the host: Too many open files (ulimit -n)\n"),
+        (ImportError("x.so: undefined symbol: y"), 70, "vmm: internal error: x.so: undefined "),
+        (ModuleNotFoundError("No module named 'y'", name="y"), 70, "vmm: internal error: No mod"),
+        (
+            ModuleNotFoundError("No module named 'click'", name="click"),
+            3,
+            "vmm: the host: a module ",
+        ),
+        (ImportError("x.so: failed to map segment from shared object"), 3, "vmm: the host: a mod"),
+        (ImportError("x.so: cannot open: Too many open files"), 3, "vmm: the host: a module could"),
+        (MemoryError(), 3, "vmm: the host: out of memory\n"),
     ],
 )
 def test_a_start_that_fails_is_no_verdict(
@@ -43,7 +52,7 @@ def test_a_start_that_fails_is_no_verdict(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("vmm.cli.__main__.ENDING_SIGNALS", ())
+    monkeypatch.setattr("vmm.cli.start.ENDING_SIGNALS", ())
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
     monkeypatch.delitem(sys.modules, "vmm.cli.main", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Broken(error), *sys.meta_path])
