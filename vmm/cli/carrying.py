@@ -19,7 +19,7 @@ from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem
 from vmm.scenario.codec import ending_of, history_line
 from vmm.scenario.demand import short_of_memory
-from vmm.scenario.endings import ENDLESS, HARNESS, HUNG, INTERRUPTED, is_short, of_the_host
+from vmm.scenario.endings import ENDLESS, HUNG, INTERRUPTED, is_short, of_the_host, why_failed
 from vmm.scenario.history import End, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
@@ -149,11 +149,6 @@ def ended_at_once(header: Header, reason: str) -> Record:
     return Record(header, history_line(header) + history_line(End(reason)), reason)
 
 
-def _why(error: OSError) -> str:
-    """Return why a scenario could not begin: the host ran out of something, or we failed."""
-    return of_the_host(error) if is_short(error) else HARNESS + traceback.format_exc()
-
-
 class _Carrying:
     """The scenarios of one run, and its progress."""
 
@@ -253,7 +248,7 @@ class _Carrying:
             lane.worker.start(index, self._limit_s(index))
         except OSError as error:
             header = Header(scenario, self._orders.host.features, self._facts)
-            self._taker.take(Finished(index, ended_at_once(header, _why(error)), 0.0))
+            self._taker.take(Finished(index, ended_at_once(header, why_failed(error)), 0.0))
             return False
         lane.start = time.monotonic()
         return True

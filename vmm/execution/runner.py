@@ -6,7 +6,6 @@ So there is a history whatever the kernel did to the child.
 
 import gc
 import time
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +28,15 @@ from vmm.kvm.closing import Closing
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import has_ended, history_line, parse_history
 from vmm.scenario.demand import demand
-from vmm.scenario.endings import DIED, HARNESS, HUNG, INTERRUPTED, REFUSED, is_short, of_the_host
+from vmm.scenario.endings import (
+    DIED,
+    HARNESS,
+    HUNG,
+    INTERRUPTED,
+    REFUSED,
+    of_the_host,
+    why_failed,
+)
 from vmm.scenario.features import Features
 from vmm.scenario.history import End, Event, Header, History
 from vmm.scenario.operations import Scenario
@@ -168,7 +175,7 @@ class Worker(Closing):
                 GUEST_LIMIT_S * self._patience,
                 self._own,
             )
-            self._child = Child.start(serve, self._process)
+            self._child = Child.start(serve, self._process, why_failed)
         return self._child
 
     def _end_child(self) -> None:
@@ -232,6 +239,8 @@ class Worker(Closing):
             return child.end() or f"{DIED}exit status 0"
         except KeyboardInterrupt:
             return INTERRUPTED
+        except OSError as error:  # Waiting itself has failed.
+            return why_failed(error)
 
     def _break_off(self, reason: str) -> bytes:
         """End the child, and the history of the scenario under way; return that history.
@@ -303,9 +312,7 @@ def _carry_out(header_line: bytes, tape: Tape, guest_limit_s: float, own: OwnTim
     except Exception as error:
         with suppress(Exception):  # The tape may be what has failed.
             lines.flush()
-        if isinstance(error, OverflowError) or is_short(error):
-            return of_the_host(error)
-        return HARNESS + traceback.format_exc()
+        return of_the_host(error) if isinstance(error, OverflowError) else why_failed(error)
     return ""
 
 

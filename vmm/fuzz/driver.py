@@ -31,10 +31,10 @@ from vmm.fuzz.messages import (
 from vmm.fuzz.minimise.queue import Queue
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment, run_worker
-from vmm.host.child import FAILED, Child, name_of
+from vmm.host.child import Child, name_of
 from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo
-from vmm.scenario.endings import DIED, HOST, of_the_host
+from vmm.scenario.endings import DIED, HARNESS, HOST, of_the_host, why_failed
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
@@ -45,7 +45,6 @@ _SILENCE_S = 30.0
 
 _MAX_RESTARTS = 8
 _STOPPED = "stopped"
-_FAILED = f"{DIED}exit status {FAILED}"
 _OUTSIDE = "the host: a worker was killed or stopped from outside, perhaps for want of memory"
 _FROM_OUTSIDE = tuple(
     f"died: {number.name}"
@@ -176,7 +175,7 @@ class Fuzzer:
             end=plan.end,
             operations=None if plan.share is None else plan.share - done,
         )
-        child = Child.start(partial(run_worker, assignment), assignment.process)
+        child = Child.start(partial(run_worker, assignment), assignment.process, why_failed)
         worker = _WorkerState(number, child, journal, time.monotonic(), first, operations=done)
         self._workers.append(worker)
 
@@ -323,7 +322,7 @@ class Fuzzer:
             self.tally.note(f"{_OUTSIDE}: {how}; what ran then is left out")
             self.tally.disturbed = True
         elif not worker.failed:
-            if left is None or how == _FAILED:
+            if left is None or how.startswith(HARNESS):
                 self._end_with(how)
                 return
             self._ended(left, how, journal, problems)
@@ -338,8 +337,8 @@ class Fuzzer:
 
     def _end_with(self, how: str) -> None:
         """End the run for a worker that died of our own error, or before it ran anything."""
-        if how == _FAILED:
-            self.tally.failure = f"a worker failed: {how}; its traceback is above"
+        if how.startswith(HARNESS):
+            self.tally.failure = how.removeprefix(HARNESS)
             self.tally.ended_early = True
         else:
             self.tally.end_early(f"a worker {how}; nothing says what it ran")

@@ -1,9 +1,11 @@
 """Messages from workers and minimisers to the process that watches them."""
 
+import traceback
 from multiprocessing.connection import Connection
 
 import msgspec
 
+from vmm.scenario.endings import is_short, what_is_short
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
 
@@ -81,6 +83,13 @@ AnyMessage = Progress | Fresh | Differs | Complains | Ended | Best | Minimised |
 
 _DECODER = msgspec.json.Decoder(AnyMessage)
 _ENCODER = msgspec.json.Encoder()
+
+
+def failed(error: Exception, scenario: Scenario | None = None) -> Failed:
+    """Return the message of a process that an error ends, which it met in ``scenario``."""
+    if is_short(error):
+        return Failed(what_is_short(error), is_host=True)
+    return Failed("".join(traceback.format_exception(error)), scenario=scenario)
 
 
 def send(to: Connection, message: AnyMessage) -> None:

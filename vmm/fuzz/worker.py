@@ -3,7 +3,6 @@
 import gc
 import signal
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,14 +12,14 @@ from pathlib import Path
 from vmm.fuzz.dice import seed_of
 from vmm.fuzz.generate import generate
 from vmm.fuzz.journal import Intent, Journal
-from vmm.fuzz.messages import Complains, Differs, Ended, Failed, Fresh, Progress, send
+from vmm.fuzz.messages import Complains, Differs, Ended, Failed, Fresh, Progress, failed, send
 from vmm.fuzz.minimise.join import MOST_OPERATIONS
 from vmm.fuzz.novelty import Novelty
 from vmm.fuzz.trial import attempt, shortened
 from vmm.host.cpus import stay_on
 from vmm.host.health import KernelWatch, without_others
 from vmm.kvm.system import Kvm
-from vmm.scenario.endings import HOST, is_short, what_is_short
+from vmm.scenario.endings import HOST
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
@@ -73,10 +72,7 @@ def run_worker(assignment: Assignment, to: Connection) -> None:
             worker = _Worker(assignment, kvm, watch, journal, to)
             worker.run()
     except Exception as error:
-        if is_short(error):
-            send(to, Failed(what_is_short(error), is_host=True))
-        else:
-            send(to, Failed(traceback.format_exc(), scenario=worker.scenario if worker else None))
+        send(to, failed(error, worker.scenario if worker else None))
 
 
 class _Worker:

@@ -7,6 +7,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from mmap import mmap
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,10 +17,13 @@ from kvm_abi import raw
 from vmm.host.signals import ENDING_SIGNALS
 
 FAILED = os.EX_SOFTWARE
-"""The exit status of a child that ended with an exception."""
+"""The exit status of a child that ended with an exception, or asked for that."""
 
 DENIED = os.EX_OSERR
 """The exit status of a child that the host did not let begin."""
+
+_MOST_LEFT_BYTES = 1 << 16
+"""What a child can leave to say why it failed. Memory is allocated only for what is written."""
 
 _PATIENCE_S = 4.0
 _LOOK_EVERY_S = 0.01
@@ -50,16 +54,20 @@ def fork(name: str = "", denied: Callable[[OSError], int] = _denied) -> int:
     parent = os.getpid()
     # The child must not run a handler of the parent's before it ignores the signals.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    pid = -1
     try:
         pid = os.fork()
-        if pid == 0:
-            _prepare(parent, name, denied)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if pid == 0:
+        _prepare(parent, name, denied, before)
     return pid
 
 
-def _prepare(parent: int, name: str, denied: Callable[[OSError], int]) -> None:
+def _prepare(
+    parent: int, name: str, denied: Callable[[OSError], int], unblocked: set[int | signal.Signals]
+) -> None:
     """Prepare a child, or end it."""
     status = FAILED
     is_ready = False
@@ -70,6 +78,7 @@ def _prepare(parent: int, name: str, denied: Callable[[OSError], int]) -> None:
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)  # Its parent says that it died by it.
         if name:
             raw.name_process(name)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         is_ready = True
     except OSError as error:
         status = denied(error)
@@ -78,27 +87,46 @@ def _prepare(parent: int, name: str, denied: Callable[[OSError], int]) -> None:
             os._exit(status)
 
 
+def _explained(error: BaseException) -> str:
+    """Return what is to be said of an exception that has ended a child."""
+    return "internal error: " + "".join(traceback.format_exception(error))
+
+
+def _shortened(text: bytes) -> bytes:
+    """Cut the middle out of a text that is too long: a traceback says most at its ends."""
+    half = _MOST_LEFT_BYTES // 2
+    return text if len(text) <= 2 * half else text[:half] + text[-half:]
+
+
 class Child:
     """A forked process. ``connection`` is our end of the connection to it.
 
     At EOF on the connection, the process is gone, or about to be.
     """
 
-    def __init__(self, pid: int, connection: Connection) -> None:
+    def __init__(self, pid: int, connection: Connection, left: mmap) -> None:
         self.connection = connection
         self._pid = pid
+        self._left = left
         self._heard = select.poll()
         self._heard.register(connection, select.POLLIN)
         self._hung_up = select.poll()
         self._hung_up.register(connection, 0)
 
     @classmethod
-    def start(cls, body: Callable[[Connection], None], name: str = "") -> Self:
+    def start(
+        cls,
+        body: Callable[[Connection], None],
+        name: str = "",
+        explain: Callable[[BaseException], str] = _explained,
+    ) -> Self:
         """Fork a process that runs ``body`` and exits. This process must have no other threads.
 
-        ``name`` is the name of the new process, and of its own children, in the kernel's log.
+        ``name`` is the name of the new process, and of its own children, in the kernel's log. If
+        the body raises an exception, `end` returns what ``explain`` makes of it.
         """
         ours, theirs = Pipe()
+        left = mmap(-1, _MOST_LEFT_BYTES)
         pid = fork(name)
         if pid == 0:
             status = FAILED
@@ -110,12 +138,12 @@ class Child:
                 status = 0
             except SystemExit:
                 pass
-            except BaseException:
-                traceback.print_exc()
+            except BaseException as error:
+                left.write(_shortened(explain(error).encode(errors="backslashreplace")))
             finally:
                 os._exit(status)
         theirs.close()
-        return cls(pid, ours)
+        return cls(pid, ours, left)
 
     def answered(self, time_limit_s: float) -> bool:
         """Whether a message, or EOF, arrives within a time."""
@@ -144,7 +172,8 @@ class Child:
         """Make sure that the process is gone; return how it died by itself, "" if it did not.
 
         A process that cannot be killed, because it hangs in the kernel, is left alone. What the
-        host has denied it, or us, begins with ``the host: ``.
+        host has denied it, or us, begins with ``the host: ``; for one that ended by an exception,
+        this is the explanation given to `start`.
         """
         if not self._pid:
             return ""
@@ -164,6 +193,9 @@ class Child:
         self._pid = 0
         if status == DENIED:
             return _NO_PRCTL
+        why = self._left[:].rstrip(b"\0").decode()
+        if status == FAILED and why:
+            return why
         if status < 0:
             return f"died: {signal.Signals(-status).name}"
         return f"died: exit status {status}" if status else ""

@@ -1,12 +1,11 @@
 """The result of a run of scenarios: the input of every report."""
 
-import traceback
 from collections import Counter
 from dataclasses import dataclass, replace
 
 from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo
-from vmm.scenario.endings import HARNESS, is_short, of_the_host
+from vmm.scenario.endings import is_short, why_failed
 from vmm.scenario.features import Features
 from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
@@ -57,11 +56,8 @@ def broken_off(scenario: Scenario, error: BaseException) -> Checked:
 
     The host ran out of something, or this program failed. Other scenarios are not affected.
     """
-    if is_short(error):
-        verdict = Verdict(scenario.name, Status.INCONCLUSIVE, of_the_host(error))
-    else:
-        reason = HARNESS + "".join(traceback.format_exception(error))
-        verdict = Verdict(scenario.name, Status.INTERNAL_ERROR, reason)
+    status = Status.INCONCLUSIVE if is_short(error) else Status.INTERNAL_ERROR
+    verdict = Verdict(scenario.name, status, why_failed(error))
     return Checked(scenario, verdict)
 
 

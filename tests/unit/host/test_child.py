@@ -13,6 +13,7 @@ import pytest
 from kvm_abi import raw
 from vmm.host.child import Child, fork
 from vmm.host.signals import ENDING_SIGNALS
+from vmm.scenario.endings import why_failed
 
 Body = Callable[[Connection], None]
 
@@ -118,15 +119,38 @@ def test_a_child_leaves_the_end_of_a_run_to_its_parent(number: int) -> None:
     child.end()
 
 
-def test_the_traceback_of_a_child_reaches_the_person(capfd: pytest.CaptureFixture[str]) -> None:
-    def fail_by_mistake(_: Connection) -> None:
-        raise ZeroDivisionError("a mistake")
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (ZeroDivisionError("a mistake"), "internal error: Traceback"),
+        (OSError(errno.EIO, "Input/output error"), "the host: Input/output error"),
+    ],
+)
+def test_what_a_child_fails_by_is_told_in_the_end(
+    error: Exception, said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail_by(_: Connection) -> None:
+        raise error
 
-    child = Child.start(fail_by_mistake)
+    child = Child.start(fail_by, explain=why_failed)
     with pytest.raises(EOFError):
         child.connection.recv_bytes()
-    assert child.end() == "died: exit status 70"
-    assert "ZeroDivisionError: a mistake" in capfd.readouterr().err
+    how = child.end()
+    assert how.startswith(said)
+    assert str(error) in how or isinstance(error, OSError)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_child_that_says_too_much_is_cut() -> None:
+    def fail_at_length(_: Connection) -> None:
+        raise ZeroDivisionError("x" * 100_000 + "the end")
+
+    child = Child.start(fail_at_length)
+    assert child.answered(10)
+    how = child.end()
+    assert how.startswith("internal error: ")
+    assert how.endswith("the end\n")
+    assert len(how) == 1 << 16
 
 
 def test_a_child_that_cannot_be_prepared_runs_nothing_of_its_parents(

@@ -5,7 +5,6 @@ that goes wrong here would go wrong in every scenario, too.
 """
 
 import time
-import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
@@ -18,7 +17,7 @@ from vmm.execution.probe.features import probe_features
 from vmm.execution.probe.reach import ReachError
 from vmm.host.child import Child
 from vmm.kvm.system import Kvm
-from vmm.scenario.endings import DIED, HARNESS, HUNG, is_short, of_the_host
+from vmm.scenario.endings import DIED, HUNG, is_short, of_the_host, why_failed
 from vmm.scenario.features import Features
 from vmm.scenario.slots import LEAST_SLOTS
 from vmm.scenario.trouble import Trouble
@@ -47,7 +46,7 @@ def probe(time_limit_s: float = TIME_LIMIT_S) -> Probed | Trouble:
     """Return what the kernel of this host can do, or what went wrong in the probe."""
     step = "a process is forked"
     try:
-        child = Child.start(lambda to: _ask(to, time_limit_s / 2))
+        child = Child.start(lambda to: _ask(to, time_limit_s / 2), explain=why_failed)
     except OSError as error:
         if not is_short(error):
             raise
@@ -87,8 +86,7 @@ def _ask(to: Connection, reach_limit_s: float) -> None:
     except CallerDiedError as error:
         send(Trouble(step, reason=f"{DIED}{error}"))
     except Exception as error:
-        reason = of_the_host(error) if is_short(error) else HARNESS + traceback.format_exc()
-        send(Trouble(step, reason=reason))
+        send(Trouble(step, reason=why_failed(error)))
 
 
 def _probed(begin: Callable[[str], None], reach_limit_s: float) -> Probed:

@@ -9,7 +9,6 @@ in no such process, it is joined with what ran before it (``join.py``).
 import os
 import signal
 import sys
-import traceback
 from contextlib import suppress
 from itertools import chain
 from multiprocessing.connection import Connection
@@ -17,12 +16,13 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from vmm.execution.runner import HarnessError, run_isolated
-from vmm.fuzz.messages import Failed, send
+from vmm.fuzz.messages import failed, send
 from vmm.fuzz.minimise.join import joins
 from vmm.fuzz.minimise.process import Task, minimise, steady_cause
 from vmm.fuzz.trial import judged
 from vmm.host.child import Child
 from vmm.host.cpus import stay_on
+from vmm.scenario.endings import why_failed
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
@@ -46,7 +46,7 @@ class Doubt(msgspec.Struct, frozen=True):
 
 def confirm(doubt: Doubt) -> Child:
     """Start the process. It sends what a minimiser sends, or nothing if the result is confirmed."""
-    child = Child.start(_begin_anew)
+    child = Child.start(_begin_anew, explain=why_failed)
     with suppress(BrokenPipeError):  # It was killed: the caller sees the end of its messages.
         child.connection.send_bytes(msgspec.json.encode(doubt))
     return child
@@ -76,8 +76,8 @@ def _serve(to: Connection) -> None:
                 again = msgspec.structs.replace(task, scenario=scenario, identity=cause)
                 minimise(again, to, identity_of)
                 return
-    except Exception:
-        send(to, Failed(traceback.format_exc(), scenario=task.scenario))
+    except Exception as error:
+        send(to, failed(error, task.scenario))
 
 
 def _identity_of(scenario: Scenario, features: Features, host: dict[str, str]) -> Identity | None:

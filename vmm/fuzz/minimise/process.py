@@ -2,7 +2,6 @@
 
 import signal
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
@@ -11,7 +10,7 @@ import msgspec
 
 from vmm.execution.runner import run_isolated
 from vmm.fuzz.endings import ended_badly, ending, is_ending
-from vmm.fuzz.messages import Best, Failed, Minimised, send
+from vmm.fuzz.messages import Best, Minimised, failed, send
 from vmm.fuzz.minimise.minimiser import Minimiser
 from vmm.fuzz.trial import attempt
 from vmm.host.cpus import stay_on
@@ -68,8 +67,8 @@ def run_minimiser(task: Task, to: Connection) -> None:
             identity_of = partial(_identity_of, kvm, task)
             if not task.is_steady or steady_cause(identity_of, task.scenario) == task.cause:
                 minimise(task, to, identity_of)
-    except Exception:
-        send(to, Failed(traceback.format_exc(), scenario=task.scenario))
+    except Exception as error:
+        send(to, failed(error, task.scenario))
 
 
 def minimise(task: Task, to: Connection, identity_of: IdentityOf) -> None:

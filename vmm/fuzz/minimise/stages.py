@@ -22,6 +22,7 @@ from vmm.fuzz.minimise.confirm import Doubt, confirm
 from vmm.fuzz.minimise.process import Task, run_minimiser
 from vmm.host.child import Child
 from vmm.kvm.closing import Closing
+from vmm.scenario.endings import HARNESS, HOST, why_failed
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 
@@ -70,12 +71,16 @@ class Stages(Closing):
         try:
             message = receive(self._child.connection)
         except EOFError:
-            self.close()
+            how = self._end_child()
+            if how.startswith(HARNESS):
+                raise HarnessError(how.removeprefix(HARNESS)) from None
             self._child = next(self._children, None)
             return
         match message:
             case Best() | Minimised():
                 self.finding = _improved(self.finding, message)
+            case Failed(reason, is_host=True):
+                self._note(HOST + reason)
             case Failed(reason):
                 raise HarnessError(reason)
             case other:
@@ -88,19 +93,27 @@ class Stages(Closing):
 
     def close(self) -> None:
         """End the process."""
-        if self._child is None:
-            return
+        if self._child is not None:
+            self._end_child()
+
+    def _end_child(self) -> str:
+        """End the process, and return how it died by itself."""
+        assert self._child is not None
         how = self._child.end()
         self._child = None
-        if how:
-            self.notes.append(f"minimising '{self.finding.identity}' {how}")
+        if how and not how.startswith(HARNESS):
+            self._note(how)
+        return how
+
+    def _note(self, how: str) -> None:
+        self.notes.append(f"minimising '{self.finding.identity}': {how}")
 
     def _left_s(self) -> float:
         return self._deadline - time.monotonic()
 
     def _processes(self) -> Iterator[Child]:
         """Yield processes, each started when the previous one has ended, while there is time."""
-        yield Child.start(partial(run_minimiser, self._task))
+        yield Child.start(partial(run_minimiser, self._task), explain=why_failed)
         if is_ending(self._task.identity):  # Each try had a process of its own already.
             return
         if self._left_s() > 0:
@@ -111,7 +124,7 @@ class Stages(Closing):
             )
         if not self.finding.runs and self._left_s() > 0:
             again = msgspec.structs.replace(self._again(), is_steady=False)
-            yield Child.start(partial(run_minimiser, again))
+            yield Child.start(partial(run_minimiser, again), explain=why_failed)
 
     def _again(self) -> Task:
         return msgspec.structs.replace(self._task, time_limit_s=self._left_s())
