@@ -8,8 +8,12 @@ from enum import IntEnum
 class Call(IntEnum):
     """Numbers of x86-64 system calls."""
 
+    MUNMAP = 11
+    RENAME = 82
+    FCHMOD = 91
     PRCTL = 157
     SCHED_SETAFFINITY = 203
+    LINKAT = 265
     PIDFD_OPEN = 434
 
 

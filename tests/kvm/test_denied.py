@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -72,3 +73,29 @@ def test_a_child_that_may_not_be_prepared_writes_no_result_of_its_own(tmp_path: 
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["exit_status"] == 3
     assert "prctl(2)" in json.dumps(result)
+
+
+def test_memory_that_cannot_be_unmapped_is_the_hosts(tmp_path: Path) -> None:
+    result = ended(COMMANDS[1], tmp_path, partial(deny, Call.MUNMAP, errno.ENOMEM))
+    assert result.returncode == 3
+    assert "the host: munmap: Cannot allocate memory" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("call", [Call.LINKAT, Call.FCHMOD])
+def test_a_file_system_with_fewer_calls_takes_a_result(tmp_path: Path, call: Call) -> None:
+    command = ("run", "create-one-page", "--json", "result.json")
+    result = ended(command, tmp_path, partial(deny, call, errno.EPERM))
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+    assert json.loads((tmp_path / "result.json").read_text())["exit_status"] == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EACCES, errno.EXDEV])
+def test_a_result_that_cannot_be_put_in_place_is_the_hosts(tmp_path: Path, number: int) -> None:
+    command = ("run", "create-one-page", "--json", "result.json")
+    result = ended(command, tmp_path, partial(deny, Call.RENAME, number))
+    assert result.returncode == 3, result
+    assert result.stderr == f"vmm: the host: result.json: {os.strerror(number)}\n"
+    assert "PASSED" in result.stdout
+    assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
-from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -26,6 +25,7 @@ from vmm.host.hostinfo import host_facts
 from vmm.scenario.endings import HOST, KERNEL_SHORT
 from vmm.scenario.reading import FileError, read_text
 from vmm.scenario.shown import shown
+from vmm.scenario.toolversion import tool_version
 from vmm.verdict import statuses
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def bench(
         points, cpu = _measured(setups, rounds, with_c=not no_c)
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         info = host.info
-        result = Bench(info.kernel, info.vendor, info.cpu, cpu, points, version("memslot-vmm"), now)
+        result = Bench(info.kernel, info.vendor, info.cpu, cpu, points, tool_version(), now)
         for line in table(result):
             tell(line, err=to_stdout)
         if kept is not None:

@@ -8,12 +8,12 @@ from typing import IO, Any
 import click
 
 from vmm.cli.width import width_of, wrapped
-from vmm.scenario.endings import of_the_host
+from vmm.scenario.endings import HOST_SHORT, of_the_host
 from vmm.scenario.shown import shown
 from vmm.verdict import statuses
 
 _MOST = 1000
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_OF_THE_HOST = HOST_SHORT - {errno.EROFS}
 
 
 class Failure(click.ClickException):
@@ -95,11 +95,28 @@ class InProbing(Ended):
 
 @contextmanager
 def usable(path: object) -> Iterator[None]:
-    """Turn an OSError about a file that the user named into Unusable, or HostFailed if full."""
+    """Turn an OSError about a file that the user named into Unusable, or HostFailed if full.
+
+    Use it before anything is executed, and `kept` for what is written afterwards.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
-            error.filename, error.filename2 = str(path), None
-            raise HostFailed(shown(of_the_host(error), _MOST)) from None
+        if error.errno in _OF_THE_HOST:
+            raise lost(path, error) from None
         raise Unusable(f"{path}: {error.strerror}") from None
+
+
+@contextmanager
+def kept(path: object) -> Iterator[None]:
+    """Turn any OSError about a file, which was usable when the command began, into HostFailed."""
+    try:
+        yield
+    except OSError as error:
+        raise lost(path, error) from None
+
+
+def lost(path: object, error: OSError) -> HostFailed:
+    """Return what to raise for a file that the host did not take."""
+    error.filename, error.filename2 = str(path), None
+    return HostFailed(shown(of_the_host(error), _MOST))

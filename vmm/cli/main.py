@@ -150,9 +150,9 @@ def _as_interruptions() -> Iterator[None]:
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from vmm.scenario.toolversion import tool_version
 
-        click.echo(f"vmm {version('memslot-vmm')}")
+        click.echo(f"vmm {tool_version()}")
         ctx.exit()
 
 

@@ -14,7 +14,7 @@ from typing import IO
 
 import click
 
-from vmm.cli.errors import HostFailed, Unusable, usable
+from vmm.cli.errors import HostFailed, Unusable, kept, lost, usable
 from vmm.host.naming import NamedFile
 from vmm.scenario.endings import of_the_host
 from vmm.scenario.reading import kind_of
@@ -37,7 +37,7 @@ def written(path: Path) -> Iterator[IO[str]]:
         stream = TextIOWrapper(raw, encoding="utf-8")
         try:
             yield stream
-            with usable(path):
+            with kept(path):
                 stream.flush()
         finally:
             stream.detach()
@@ -47,26 +47,56 @@ def written(path: Path) -> Iterator[IO[str]]:
 def written_bytes(path: Path) -> Iterator[IO[bytes]]:
     """Yield a binary file, as `written` does."""
     target = Path(os.path.realpath(path))
+    try:
+        if _is_special(target):
+            yield from _directly(target, path)
+        else:
+            yield from _replacing(target, path)
+    except OSError as error:
+        if error.filename == str(path) and type(error).__module__ == OSError.__module__:
+            raise lost(path, error) from None
+        raise
+
+
+def _is_special(target: Path) -> bool:
     with suppress(OSError):
-        if not stat.S_ISREG(target.stat().st_mode):
-            with usable(path), NamedFile(target, "wb", path) as raw, BufferedWriter(raw) as stream:
-                yield stream
-            return
+        return not stat.S_ISREG(target.stat().st_mode)
+    return False
+
+
+def _directly(target: Path, path: Path) -> Iterator[IO[bytes]]:
+    """Yield a pipe or a device."""
+    with usable(path):
+        raw = NamedFile(target, "wb", path)
+    with raw, BufferedWriter(raw) as stream:
+        yield stream
+        with kept(path):
+            stream.flush()
+
+
+def _replacing(target: Path, path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file without a name, which gets that of the target at the end."""
     with usable(path):
         if os.path.exists(target):
             target.open("a").close()  # Replacing alone would ignore its permissions.
         handle = _nameless(target)
     if handle is None:
-        yield from _beside(target, path)
+        with _beside(target, path) as stream:
+            yield stream
         return
-    with NamedFile(handle, "wb", path) as raw, BufferedWriter(raw) as stream:
+    with NamedFile(handle, "r+b", path) as raw, BufferedWriter(raw) as stream:
         yield stream
-        with usable(path):
+        with kept(path):
             stream.flush()
-            os.fchmod(handle, _mode(target))
-            _name(handle, target)
+            with suppress(PermissionError):  # Not every file system keeps modes.
+                os.fchmod(handle, _mode(target))
+            try:
+                _name(handle, target)
+            except OSError:  # Such as a file system without hard links.
+                _copy(handle, target, path)
 
 
+@contextmanager
 def _beside(target: Path, path: Path) -> Iterator[IO[bytes]]:
     """Yield a file as `written` does, on a file system without unnamed files."""
     with usable(path):
@@ -75,11 +105,15 @@ def _beside(target: Path, path: Path) -> Iterator[IO[bytes]]:
     try:
         with NamedFile(handle, "wb", path) as raw, BufferedWriter(raw) as stream:
             yield stream
-        with usable(path):
-            beside.chmod(_mode(target))
+            with kept(path):
+                stream.flush()
+        with kept(path):
+            with suppress(PermissionError):
+                beside.chmod(_mode(target))
             beside.replace(target)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _nameless(target: Path) -> int | None:
@@ -90,7 +124,7 @@ def _nameless(target: Path) -> int | None:
     with suppress(OSError):
         least = os.pathconf(target.parent, "PC_NAME_MAX") - len(f"..{_SUFFIX}")
         if os.path.isdir(_OPEN_FILES) and len(os.fsencode(target.name)) <= least:
-            return os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
+            return os.open(target.parent, os.O_TMPFILE | os.O_RDWR, 0o600)
     return None
 
 
@@ -106,6 +140,12 @@ def _name(handle: int, target: Path) -> None:
     finally:
         os.close(here)
         name.unlink(missing_ok=True)
+
+
+def _copy(handle: int, target: Path, path: Path) -> None:
+    """Let a copy of an unnamed file replace the target."""
+    with _beside(target, path) as copy:
+        copy.write(os.pread(handle, os.fstat(handle).st_size, 0))
 
 
 def temporary_folder(

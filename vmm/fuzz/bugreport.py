@@ -9,7 +9,6 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from vmm.host.config import kernel_options
 from vmm.host.hostinfo import HostInfo
@@ -46,6 +45,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.plan import guest_slots
 from vmm.scenario.shown import shown
 from vmm.scenario.threadwords import threads
+from vmm.scenario.toolversion import tool_version
 from vmm.verdict.judge import Difference, Verdict
 
 _MOST = 400
@@ -336,14 +336,7 @@ def _host(host: HostInfo) -> Iterator[str]:
         yield f"kernel configuration: {', '.join(options)}"
     if host.command_line:
         yield f"kernel command line: {host.command_line}"
-    yield f"tool: memslot-vmm {_version()}, started as `{shlex.join(['vmm', *sys.argv[1:]])}`"
-
-
-def _version() -> str:
-    try:
-        return version("memslot-vmm")
-    except PackageNotFoundError:
-        return "of unknown version"
+    yield f"tool: memslot-vmm {tool_version()}, started as `{shlex.join(['vmm', *sys.argv[1:]])}`"
 
 
 def _again(files: set[str]) -> Iterator[str]:

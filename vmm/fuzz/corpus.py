@@ -37,7 +37,7 @@ def load(folder: Path) -> Loaded:
     for path in sorted(folder.glob("*.json")):
         try:
             scenarios.append(without_expectations(read_scenario(path)))
-        except FileError as error:
+        except (FileError, OSError) as error:
             passed_over.append(str(error))
     return Loaded(tuple(scenarios), tuple(passed_over))
 

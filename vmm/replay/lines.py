@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from vmm.replay.trace import MAX_TEXT, TraceError
+from vmm.scenario.endings import HOST_SHORT
 from vmm.scenario.reading import FileError, opened as opened_file
 
 MAX_LINE_BYTES = 1 << 16
@@ -60,6 +61,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
     except FileError as error:
         raise TraceError(str(error)) from None
     except (OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno in HOST_SHORT:
+            raise
         what = getattr(error, "strerror", None) or str(error)
         raise TraceError(f"{name_of(path)}: {what}") from None
 

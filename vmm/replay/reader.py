@@ -12,6 +12,7 @@ from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
 from vmm.replay.strace import BESIDE, is_of_strace, read_strace
 from vmm.replay.trace import Region, Trace, TraceError, Unread
+from vmm.scenario.endings import HOST_SHORT
 from vmm.scenario.reading import EMPTY
 
 
@@ -27,7 +28,7 @@ def read_trace(*paths: Path) -> Trace:
             trace = read_lines(lines, name)
             _end_later(trace, lines.ends)
         except OSError as error:
-            raise TraceError(f"{name}: damaged: {error}") from None
+            raise _damaged(name, error) from None
         trace.notes.append(
             f"{len(files)} files: lines are counted as `strace-log-merge {name}` prints them"
         )
@@ -43,7 +44,7 @@ def _of_one_file(path: Path) -> Trace:
         except TraceError as error:
             raise TraceError(f"{error}; {lines.cut}" if lines.cut else str(error)) from None
         except OSError as error:
-            raise TraceError(f"{name_of(path)}: damaged: {error}") from None
+            raise _damaged(name_of(path), error) from None
     if lines.cut:
         trace.notes.append(lines.cut)
     return trace
@@ -56,6 +57,11 @@ def _end_later(trace: Trace, ends: Mapping[int, int]) -> None:
             until = ends.get(call.line.number, 0)
             if until:
                 vm.calls[at] = replace(call, line=replace(call.line, until=until))
+
+
+def _damaged(name: str, error: OSError) -> Exception:
+    """Return what to raise for a trace that cannot be read or unpacked."""
+    return error if error.errno in HOST_SHORT else TraceError(f"{name}: damaged: {error}")
 
 
 def read_lines(numbered: Iterable[tuple[int, str]], name: str) -> Trace:

@@ -15,6 +15,7 @@ from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo
 from vmm.report.text import check_again
 from vmm.scenario.features import Features
+from vmm.scenario.toolversion import tool_version
 from vmm.scenario.undecodable import UNDECODABLE
 from vmm.verdict.judge import Difference, Status, UnderWay
 from vmm.verdict.known_issues import KnownIssue
@@ -97,8 +98,6 @@ class ResultFile(msgspec.Struct, frozen=True):
 
 def result_file(run: Run) -> ResultFile:
     """Return a run as it is written."""
-    from importlib.metadata import version
-
     return ResultFile(
         format=FORMAT,
         status=run.status,
@@ -116,7 +115,7 @@ def result_file(run: Run) -> ResultFile:
         obstacle=run.obstacle,
         early=run.early,
         error=run.error,
-        tool=Tool(version=version("memslot-vmm")),
+        tool=Tool(version=tool_version()),
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         kernel_command_line=run.host.command_line,
     )

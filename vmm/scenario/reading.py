@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
+from vmm.scenario.endings import HOST_SHORT
 from vmm.scenario.shown import shown
 
 MAX_FILE_BYTES = 32 << 20
@@ -43,7 +44,7 @@ class CutOffError(FileError):
 
 
 def read_whole(path: Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """Return the content of a regular file. Raises FileError."""
+    """Return the content of a regular file. Raises FileError, and OSError."""
     with opened(path) as file:
         data = _read(file, path, most_bytes + 1)
     if len(data) > most_bytes:
@@ -84,6 +85,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     """Yield a regular file, open for reading. Raises FileError.
 
     A pipe or a device is refused, since it may never end; opening does not wait for a writer.
+    Where the host is short of something, here and below, the OSError itself is raised.
     """
     try:
         _refuse_special(path, os.stat(path).st_mode)  # Opening a device may have side effects.
@@ -91,7 +93,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
     except (OSError, ValueError) as error:
         if isinstance(error, FileError):
             raise
-        raise FileError(path, _why(error)) from None
+        raise _failed(path, error) from None
     with os.fdopen(number, "rb") as file:
         _refuse_special(path, os.fstat(number).st_mode)
         yield file
@@ -113,7 +115,7 @@ def _read(file: BufferedReader, path: Path, most_bytes: int) -> bytes:
     try:
         data: bytes | None = file.read(most_bytes)
     except OSError as error:
-        raise FileError(path, _why(error)) from None
+        raise _failed(path, error) from None
     if data is None:  # As for /proc/kmsg: more may come, but we do not wait for it.
         raise FileError(path, "there is nothing to read yet")
     return data
@@ -123,9 +125,17 @@ def _read_line(file: BufferedReader, path: Path, most_bytes: int) -> bytes:
     try:
         return file.readline(most_bytes)
     except OSError as error:
-        raise FileError(path, _why(error)) from None
+        raise _failed(path, error) from None
 
 
-def _why(error: OSError | ValueError) -> object:
-    """Return what an error says; Python itself raises ValueError for a null byte in a name."""
-    return error.strerror if isinstance(error, OSError) else error
+def _failed(path: Path, error: OSError | ValueError) -> Exception:
+    """Return what to raise for a file that cannot be read: the error itself if it is the host's.
+
+    Python itself raises ValueError for a null byte in a name.
+    """
+    if not isinstance(error, OSError):
+        return FileError(path, error)
+    if error.errno in HOST_SHORT:
+        error.filename = str(path)
+        return error
+    return FileError(path, error.strerror)

@@ -1,7 +1,9 @@
 """Commands that take or print files, and info: on a kernel that is played."""
 
 import dataclasses
+import errno
 import json
+import os
 from pathlib import Path
 
 import msgspec
@@ -156,3 +158,27 @@ def test_info_of_a_host_that_cannot(kernel: Kernel) -> None:
     data = json.loads(as_json.stdout)
     assert (data["usable"], data["features"]) == (False, None)
     assert data["host"]["remedy"] == "load it"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENOMEM, errno.EIO])
+@pytest.mark.parametrize(
+    "words", ["judge {}", "run {}", "repro {}", "report {} --html x", "replay {}"]
+)
+def test_a_file_that_the_host_cannot_open_is_no_wrong_usage(
+    number: int, words: str, kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("{}")
+    really = os.open
+
+    def fail(path: object, *args: int, **more: int) -> int:
+        if str(path) == str(file):
+            raise OSError(number, os.strerror(number), path)
+        return really(path, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("os.open", fail)
+    monkeypatch.chdir(tmp_path)
+    result = vmm(*words.format(file).split())
+    assert (result.exit_code, kernel.ran) == (3, [])
+    assert result.output.startswith(f"vmm: the host: {file}: {os.strerror(number)}")
+    assert result.output.count("\n") == 1

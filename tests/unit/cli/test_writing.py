@@ -1,5 +1,6 @@
 """What is left of files that a process had begun to write when it was lost."""
 
+import errno
 import os
 import signal
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.cli.errors import HostFailed, Unusable
+from vmm.cli.errors import HostFailed, Unusable, usable
 from vmm.cli.writing import folder_made, sweep, temporary_folder, written
 
 FULL = Path("/dev/full")
@@ -109,3 +110,47 @@ def test_parents_of_a_folder_that_cannot_be_made_are_removed(tmp_path: Path) -> 
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.EACCES, Unusable), (errno.EROFS, Unusable), (errno.EMFILE, HostFailed)],
+)
+def test_what_cannot_be_begun_is_the_persons_unless_the_host_is_short(
+    number: int, kind: type[Exception], tmp_path: Path
+) -> None:
+    with pytest.raises(kind), usable(tmp_path):
+        raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("has_unnamed_files", [True, False])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EMFILE, errno.EPERM])
+def test_what_cannot_be_ended_is_the_hosts(
+    has_unnamed_files: bool, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "another")
+
+    if not has_unnamed_files:
+        monkeypatch.setattr("vmm.cli.writing._nameless", lambda _: None)
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    file = tmp_path / "file"
+    file.write_text("old")
+    said = f"the host: {file}: {os.strerror(number)}"
+    with pytest.raises(HostFailed, match=said), written(file) as stream:
+        stream.write("new")
+    assert [(path, path.read_text()) for path in tmp_path.iterdir()] == [(file, "old")]
+
+
+def test_a_file_system_without_links_gets_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", fail)
+    monkeypatch.setattr("os.fchmod", fail)
+    file = tmp_path / "file"
+    with written(file) as stream:
+        stream.write("new" * 10_000)
+    assert [(path, path.read_text()) for path in tmp_path.iterdir()] == [(file, "new" * 10_000)]
