@@ -12,7 +12,7 @@ from vmm.scenario.operations import (
     Start,
 )
 from vmm.scenario.pagetables import PROGRAM_OFFSET, USED, Tables
-from vmm.scenario.programs import ENTRY_BYTES, copy, entries, index_of, remap, writes
+from vmm.scenario.programs import ENTRY_BYTES, copy, entries, index_of, remap, remap_both, writes
 
 _GFNS = (0x104, 0x105, 0x106, 0x107, 0x103, 0x110, 0x10C)
 _STORING, _LOADING, _REMAPPING, _COPYING, _TABLE, _PAGE, _TARGET = range(7)
@@ -50,6 +50,7 @@ _SECOND_START = 1 << 21
 _PROGRAM = Place("a", (4 + _REMAPPING) * PAGE_SIZE_BYTES + PROGRAM_OFFSET)
 _TABLE_GFN = 0x103
 _TWICE = Tables("a", 0x100, (*_GFNS[:_PAGE], _FIRST.gfn), bits=USED)
+_PAIR = Tables("a", 0x100, (*_GFNS[:_PAGE], _FIRST.gfn, _SECOND.gfn), bits=USED)
 _SECOND_WORD = _SECOND_START + 0x40
 _SECOND_TABLES = Slot(2, 0x108, at("b"), pages=2)
 
@@ -144,6 +145,18 @@ SCENARIOS = (
         _TWICE.access(_LOADING, _PAGE),
         *(_map(gfn) for gfn in (_SECOND.gfn, _FIRST.gfn, _SECOND.gfn)),
         source=f"{_SOURCE}; kvm_mmu_find_shadow_page",
+    ),
+    start_scenario(
+        "and-map-two-addresses-anew-below-another-entry",
+        "The same for two addresses, of which the first one has been read by then.",
+        *_PAIR.lay(),
+        *entries(at("a", 2), {1: _TABLE_GFN * PAGE_SIZE_BYTES | USED}),
+        *programs(),
+        *writes(_PROGRAM, remap_both(_SECOND_START + _WORD)),
+        *(_MEMORY.create(), _FIRST.create(), _SECOND.create()),
+        *(_PAIR.access(_LOADING, page) for page in (_PAGE, _PAGE + 1)),
+        *(_map(gfn) for gfn in (_FIRST.gfn, _SECOND.gfn, _HOLE, _FIRST.gfn)),
+        source=f"{_SOURCE}; kvm_mmu_find_shadow_page, kvm_sync_page",
     ),
     start_scenario(
         "and-map-two-megabytes-anew",

@@ -30,6 +30,7 @@ from vmm.scenario.operations import (
     GetDirtyLog,
     Guest,
     HostWrite,
+    Instruction,
     Place,
     Scenario,
     Start,
@@ -270,6 +271,16 @@ def _across(table: int, index: int, gfn: int) -> AnyOperation:
     return write(table, value << 16, ENTRY_BYTES * index + 6)
 
 
+_HOLE, _OTHER_HOLE = 0x110, 0x118
+_TO_A_HOLE = Tables("a", USUAL.gfn, (*GFNS, _HOLE), bits=USED)
+
+
+def _taken_in(page: int, gfn: int) -> AnyOperation:
+    """Let the guest, in real mode, read an entry of its page tables from a port: KVM writes it."""
+    entry = (_TO_A_HOLE.gfn + 3) * PAGE_SIZE_BYTES + ENTRY_BYTES * page
+    return Instruction("ins", entry, value=gfn * PAGE_SIZE_BYTES | USED)
+
+
 _ALIASES = range(DATA, DATA + 19)
 _OFTEN = Tables("a", 0x100, (*GFNS[:DATA], *(GFNS[DATA] for _ in _ALIASES)), bits=USED)
 """Nineteen addresses map one page; a block of the kernel's rmap holds up to 14 of them."""
@@ -358,6 +369,22 @@ SCENARIOS = (
         _across(USUAL.gfn + 3, 1, GFNS[0]),
         USUAL.run(2),
         source="kvm_mmu_track_write, detect_write_misaligned, get_written_sptes",
+    ),
+    start_scenario(
+        "after-kvm-wrote-its-tables-for-the-guest",
+        "What KVM writes to page tables where it emulates an instruction of the guest takes "
+        "effect, be it that an address leads to a hole no longer, or to one from then on.",
+        *_TO_A_HOLE.lay(),
+        *programs(),
+        *(TABLES.create(), CODE.create()),
+        *(_TO_A_HOLE.access(LOADING, 4), _taken_in(4, GFNS[DATA]), _TO_A_HOLE.access(LOADING, 4)),
+        *(
+            operation
+            for gfn in (_OTHER_HOLE, _HOLE, GFNS[3])
+            for operation in (_taken_in(4, gfn), _TO_A_HOLE.access(LOADING, 4))
+        ),
+        *(_taken_in(2, GFNS[3]), _TO_A_HOLE.run(2), _TO_A_HOLE.run(3)),
+        source="kvm_mmu_track_write, mmu_page_zap_pte; emulator_write_emulated",
     ),
     start_scenario(
         "after-the-other-space-wrote-beside-its-tables",

@@ -22,7 +22,17 @@ from vmm.scenario.operations import (
     Start,
 )
 from vmm.scenario.pagetables import PAGES, PLAIN, USED, Tables
-from vmm.scenario.programs import ENTRY_BYTES, LOAD, STORE, copy, entries, index_of, remap, writes
+from vmm.scenario.programs import (
+    ENTRY_BYTES,
+    LOAD,
+    STORE,
+    copy,
+    entries,
+    index_of,
+    remap,
+    remap_both,
+    writes,
+)
 
 _CODE_PAGES = 4
 """How many addresses map pages with code; those after them map any gpa."""
@@ -32,6 +42,7 @@ _START = 3 << 39 | 3 << 30 | 3 << 21 | 16 << 12
 """The first mapped address: its table entries are at offsets that no touch writes."""
 
 _STORE_AT, _LOAD_AT, _REMAP_AT, _COPY_AT = 0x900, 0x980, 0xA00, 0xA80
+_REMAP_BOTH_AT = 0xB00
 _OFFSETS = (0x40, 0x100, 0xFFC)
 """Where in a page a program accesses a word."""
 
@@ -121,14 +132,17 @@ class Starts:
         return (
             *((_STORE_AT, STORE), (_LOAD_AT, LOAD)),
             *((_REMAP_AT, remap(self._word)), (_COPY_AT, copy(self._word))),
+            (_REMAP_BOTH_AT, remap_both(self._word)),
         )
 
     def _map_anew(self, tables: Tables, page: int) -> Start:
-        """Return a start in which the guest maps an address to another gpa, and reads there."""
+        """Return a start in which the guest maps an address, or two, to a gpa, and reads there."""
         entry = index_of(self._word, 0) * ENTRY_BYTES
-        code, table = tables.address(page) + _REMAP_AT, tables.address(_CODE_PAGES + _OTHERS)
+        last = tables.address(_CODE_PAGES + _OTHERS)
+        is_followed = self._word + PAGE_SIZE_BYTES < last  # By an address that may change, too.
+        code = _REMAP_BOTH_AT if is_followed and self._dice.chance(0.3) else _REMAP_AT
         value = self._dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES | USED
-        return Start(code, tables.gpa, table + entry, value)
+        return Start(tables.address(page) + code, tables.gpa, last + entry, value)
 
     def _leads_on(self, tables: Tables, page: int, writes: bool) -> bool:
         """Whether a page seems to be in memory, or the walk to it sets no bits."""

@@ -106,7 +106,7 @@ class Accesses:
         self._tracking = tracking
         self._devices = devices
         self._reads_make_dirty = tracking.features.reads_make_dirty
-        self._watch: Callable[[Touch, tuple[Piece, ...], bytes], None] | None = None
+        self._watch: Callable[[tuple[Piece, ...], bytes], None] | None = None
 
     def touch(self, op: Touch) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of one read or write of 1, 2 or 4 bytes."""
@@ -120,7 +120,7 @@ class Accesses:
         if write:
             data = _element(op.value, op.width)
             exits = () if rule is REACH else exits_of(pieces, data)
-            effect = self.written if self._watch is None else self._watched
+            effect = self.written if self._watch is None else self.stored
             usual = Allowed(Touched(0, exits), rule, partial(effect, op, pieces, data))
         else:
             value = int.from_bytes(self.read(pieces), "little")
@@ -137,19 +137,19 @@ class Accesses:
             return (usual, Allowed(Stopped("EFAULT"), rule, is_apart=is_apart))
         return (usual,)
 
-    def watch(self, watch: Callable[[Touch, tuple[Piece, ...], bytes], None]) -> None:
-        """Call ``watch`` for each write that a VM's only vCPU makes in real mode."""
+    def watch(self, watch: Callable[[tuple[Piece, ...], bytes], None]) -> None:
+        """Call ``watch`` for each write that a VM's only vCPU makes in real mode, but by sweeps."""
         self._watch = watch
 
     def is_alone(self, vcpu: int) -> bool:
         """Whether a VM has no other vCPU."""
         return self._tracking.vcpus <= {vcpu}
 
-    def _watched(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
+    def stored(self, op: Touch | Instruction, pieces: tuple[Piece, ...], data: bytes) -> None:
+        """Let a guest write ``data``, and tell whoever watches."""
         self.written(op, pieces, data)
-        alone = self.is_alone(op.vcpu)
-        if self._watch is not None and alone and op.gpa + op.width <= REAL_MODE_END:
-            self._watch(op, pieces, data)
+        if self._watch is not None and self.is_alone(op.vcpu) and _is_real(op):
+            self._watch(pieces, data)
 
     def sweep(self, op: Sweep) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of a string instruction over ``count`` elements."""
@@ -277,6 +277,13 @@ class Accesses:
                     elements = -(-piece.length // op.width)
                     self._tracking.wrote(op.vcpu, slot, page, elements)
             at += piece.length
+
+
+def _is_real(op: Touch | Instruction) -> bool:
+    """Whether a guest is in real mode for an access."""
+    if isinstance(op, Instruction):
+        return op.mode == "real"
+    return op.gpa + op.width <= REAL_MODE_END
 
 
 def _answered(op: Touch, pieces: tuple[Piece, ...], usual: Allowed) -> Allowed:

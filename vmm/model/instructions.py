@@ -251,7 +251,7 @@ class Simulation:
             if data is None:
                 self._accesses.was_read(self.op.vcpu, pieces)
             elif is_known == "known":
-                self._accesses.written(self.op, pieces, data)
+                self._accesses.stored(self.op, pieces, data)
             else:
                 self._accesses.blurred(self.op.vcpu, pieces, surely=is_known == "anything")
 

@@ -231,7 +231,7 @@ class PageTables:
         known = self._walked[page]
         self._walked[page] = known[:at] + held + known[at + ENTRY_BYTES :]
 
-    def _rewritten(self, op: Touch, pieces: tuple[Piece, ...], data: bytes) -> None:
+    def _rewritten(self, pieces: tuple[Piece, ...], data: bytes) -> None:
         at = 0
         for piece in pieces:
             page, begin = _page(piece), piece.offset % PAGE_SIZE_BYTES

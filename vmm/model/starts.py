@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeGuard
 
 import msgspec
 
@@ -224,8 +225,8 @@ class Starts:
             return self._store(op, piece, walks)
         if code.startswith(LONG_FAR_CALL) and op.interrupts is not None:
             return self._transfers.long_far_call(op, walks)
-        if (address := remapped_by(code)) is not None:
-            return self._remap(op, address, piece, walks)
+        if addresses := remapped_by(code):
+            return self._remap(op, addresses, piece, walks)
         if (address := copied_by(code)) is not None:
             return self._copy(op, address, piece, walks)
         return ()
@@ -252,37 +253,61 @@ class Starts:
         outcome = Touched(int.from_bytes(held, "little"), joined(exits))
         return self._allowed(op, outcome, (*walks, *found.walks), (code,), pieces)
 
-    def _remap(self, op: Start, address: int, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
-        """Return what a guest reads at an address right after it has mapped that to another gpa.
+    def _remap(
+        self, op: Start, addresses: tuple[int, ...], code: Piece, walks: tuple[Walk, ...]
+    ) -> _Outcomes:
+        """Return what a guest reads last, at addresses that it has just mapped to another gpa.
 
-        It is known where what it writes is in an entry on the way to the address, at any level.
+        It is known where what it writes is in an entry on the way to each, at any level.
         """
-        at = self._data(op, write=True)
-        if not isinstance(at, Data) or not self._accesses.is_alone(op.vcpu):
+        at = self._words(op, len(addresses))
+        if at is None or not self._accesses.is_alone(op.vcpu):
             return ()
-        (table,) = at.pieces
         before = (*walks, *at.walks)
-        if leaves_memory(table, write=True):
-            return ()
-        data = op.value.to_bytes(_WORD, "little")
-        rewritten = Rewritten(table.mapping, table.offset, data)
+        rewritten = self._rewriting(op, at.pieces)
         if any(self._changes(rewritten, each) for walk in before for each in walk.updates):
             return ()
-        found = self._data(op, False, address, rewritten)
-        if not isinstance(found, Data):
+        found = [self._data(op, False, each, rewritten) for each in addresses]
+        if not _are_all_data(found):
             return ()
-        entries = [each.entry for each in found.walks[0].updates]
-        if not any(map(rewritten.is_in, entries)):
+        after = tuple(walk for each in found for walk in each.walks)
+        entries = [[update.entry for update in walk.updates] for walk in after]
+        if not all(any(map(rewritten.is_in, each)) for each in entries):
             return ()
-        if any(walk.reads_only for walk in (*before, *found.walks)):
+        if any(walk.reads_only for walk in (*before, *after)):
             return ()
-        if any(_share_a_page(table, piece) for piece in found.pieces):
+        pieces = tuple(piece for each in found for piece in each.pieces)
+        if any(_share_a_page(at.pieces[0], piece) for piece in pieces):
             return ()
-        answer = int.from_bytes(self._accesses.read(found.pieces), "little")
-        upper = [each for each in entries[:-1] if rewritten.is_in(each)]
+        answer = int.from_bytes(self._accesses.read(found[-1].pieces), "little")
+        exits = joined(mmio for each in found for mmio in exits_of(each.pieces))
+        upper = [each for way in entries for each in way[:-1] if rewritten.is_in(each)]
         kept = tuple((each, self._tables.cached(each)) for each in upper)
-        effect = partial(self._remapped, op, before, (code, *found.pieces), (at, found), kept)
-        return (Allowed(Touched(answer, exits_of(found.pieces)), GUEST_TABLES, effect),)
+        effect = partial(self._remapped, op, (before, after), (code, *pieces), at.pieces, kept)
+        return (Allowed(Touched(answer, exits), GUEST_TABLES, effect),)
+
+    def _words(self, op: Start, count: int) -> Data | None:
+        """Return the words that a program writes to adjacent entries, all in memory of a page."""
+        found = [self._data(op, True, op.data + n * ENTRY_BYTES) for n in range(count)]
+        if not _are_all_data(found):
+            return None
+        pieces = tuple(piece for each in found for piece in each.pieces)
+        if any(leaves_memory(piece, write=True) for piece in pieces):
+            return None
+        first = pieces[0]
+        for n, piece in enumerate(pieces):
+            if not _share_a_page(first, piece) or piece.offset != first.offset + n * ENTRY_BYTES:
+                return None
+        return Data(tuple(walk for each in found for walk in each.walks), pieces)
+
+    def _rewriting(self, op: Start, words: tuple[Piece, ...]) -> Rewritten:
+        """Return what memory holds once a program has written its word to adjacent entries."""
+        data = bytearray()
+        for piece in words:
+            begin = words[0].offset + len(data)
+            data += self._contents.read(piece.mapping, begin, piece.offset - begin)
+            data += op.value.to_bytes(_WORD, "little")
+        return Rewritten(words[0].mapping, words[0].offset, bytes(data))
 
     def _changes(self, rewritten: Rewritten, update: Update) -> bool:
         """Whether a guest changes an entry that it has just used."""
@@ -295,14 +320,15 @@ class Starts:
     def _remapped(
         self,
         op: Start,
-        before: tuple[Walk, ...],
+        walks: tuple[tuple[Walk, ...], tuple[Walk, ...]],
         read: tuple[Piece, ...],
-        data: tuple[Data, Data],
+        written: tuple[Piece, ...],
         kept: tuple[tuple[Piece, bytes], ...],
     ) -> None:
-        at, found = data
-        self._run(op, before, read, at.pieces, True)
-        self._tables.adopt(op.vcpu, found.walks, sets_bits=True, kept=kept)
+        before, after = walks
+        for piece in written:
+            self._run(op, before, read, (piece,), True)
+        self._tables.adopt(op.vcpu, after, sets_bits=True, kept=kept)
 
     def _copy(self, op: Start, address: int, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
         """Return what a guest reads after it has copied a word from an address."""
@@ -382,6 +408,10 @@ class Starts:
             data = op.value.to_bytes(_WORD, "little")
             word = Touch(written[0].gpa, "write", 4, op.value, op.vcpu)
             self._accesses.written(word, written, data)
+
+
+def _are_all_data(found: list[_Outcomes | Data]) -> TypeGuard[list[Data]]:
+    return all(isinstance(each, Data) for each in found)
 
 
 def _share_a_page(one: Piece, other: Piece) -> bool:

@@ -18,11 +18,19 @@ _REMAP, _REMAP_END = bytes.fromhex("890f 48bf"), bytes.fromhex("0f013f 8b07 e7e1
 """mov %ecx, (%rdi); mov $address, %rdi; invlpg (%rdi), then as LOAD: the guest writes half of an
 entry of its page tables, and reads a word at an address."""
 
+_REMAP_BOTH, _REMAP_BOTH_END = (
+    bytes.fromhex("890f 894f08 48bf"),
+    bytes.fromhex("0f013f 0f01bf00100000 8b07 8b8700100000 e7e1 f4"),
+)
+"""mov %ecx, (%rdi); mov %ecx, 8(%rdi); mov $address, %rdi; invlpg (%rdi); invlpg 4096(%rdi); mov
+(%rdi), %eax; mov 4096(%rdi), %eax: the guest writes half of two entries, and reads at an address
+and a page further."""
+
 _COPY, _COPY_END = bytes.fromhex("48be"), bytes.fromhex("a5 8b47fc e7e1 f4")
 """mov $address, %rsi; movsl; mov -4(%rdi), %eax: the guest copies a word, and reads the copy."""
 
 _ADDRESS_BYTES = 8
-PROGRAM_BYTES = len(_REMAP) + _ADDRESS_BYTES + len(_REMAP_END)
+PROGRAM_BYTES = len(_REMAP_BOTH) + _ADDRESS_BYTES + len(_REMAP_BOTH_END)
 """How long the longest program is that accesses data."""
 
 INTERRUPT = bytes.fromhex("cd20 f4")
@@ -104,22 +112,41 @@ def remap(address: int) -> bytes:
     return _REMAP + address.to_bytes(_ADDRESS_BYTES, "little") + _REMAP_END
 
 
+def remap_both(address: int) -> bytes:
+    """Return a program that writes CX to two entries, as `remap` does to one, and reads twice.
+
+    The second entry is the one after that at DI, and the second address is one page further.
+    """
+    return _REMAP_BOTH + address.to_bytes(_ADDRESS_BYTES, "little") + _REMAP_BOTH_END
+
+
 def copy(address: int) -> bytes:
     """Return a program that copies a word from an address to DI, and reads it there."""
     return _COPY + address.to_bytes(_ADDRESS_BYTES, "little") + _COPY_END
 
 
-def remapped_by(code: bytes) -> int | None:
-    """Return the address that a program of `remap` invalidates; None if it is another program."""
-    begin = len(_REMAP)
-    address = int.from_bytes(code[begin : begin + _ADDRESS_BYTES], "little")
-    return address if code.startswith(remap(address)) else None
+def remapped_by(code: bytes) -> tuple[int, ...]:
+    """Return each address that a program of `remap` or `remap_both` invalidates, and reads at.
+
+    It writes as many entries. None for another program.
+    """
+    address = _address_in(code, _REMAP)
+    if code.startswith(remap(address)):
+        return (address,)
+    address = _address_in(code, _REMAP_BOTH)
+    if code.startswith(remap_both(address)):
+        return address, address + PAGE_SIZE_BYTES
+    return ()
+
+
+def _address_in(code: bytes, begin: bytes) -> int:
+    """Return what follows the begin of a program."""
+    return int.from_bytes(code[len(begin) : len(begin) + _ADDRESS_BYTES], "little")
 
 
 def copied_by(code: bytes) -> int | None:
     """Return the address that a program of `copy` reads; None if it is another program."""
-    begin = len(_COPY)
-    address = int.from_bytes(code[begin : begin + _ADDRESS_BYTES], "little")
+    address = _address_in(code, _COPY)
     return address if code.startswith(copy(address)) else None
 
 

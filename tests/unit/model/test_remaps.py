@@ -29,11 +29,13 @@ from vmm.scenario.programs import (
     entries,
     far_pointer,
     remap,
+    remap_both,
     writes,
 )
 
 TABLES = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x107, 0x103, 0x110, 0x10C), bits=USED)
 WORD = TABLES.address(5) + 0x40
+BOTH_OFFSET = 0xB00
 FILL = b"\xff" * 4
 
 
@@ -46,6 +48,7 @@ def model(flags: int = 0) -> Model:
     for operation in (
         *TABLES.lay(),
         *writes(Place("a", 4 * page + PROGRAM_OFFSET), remap(WORD)),
+        *writes(Place("a", 4 * page + BOTH_OFFSET), remap_both(WORD)),
         *writes(Place("a", 5 * page + PROGRAM_OFFSET), copy(WORD)),
         *writes(Place("a", 6 * page + PROGRAM_OFFSET), LONG_FAR_CALL),
         *writes(Place("a", 6 * page - 4), descriptor[:4]),
@@ -60,8 +63,8 @@ def model(flags: int = 0) -> Model:
     return made
 
 
-def mapping(gfn: int, entry: int = 5) -> Start:
-    code, table = TABLES.address(0) + PROGRAM_OFFSET, TABLES.address(4)
+def mapping(gfn: int, entry: int = 5, program: int = PROGRAM_OFFSET) -> Start:
+    code, table = TABLES.address(0) + program, TABLES.address(4)
     return Start(code, TABLES.gpa, table + 8 * entry, gfn * PAGE_SIZE_BYTES | USED)
 
 
@@ -104,6 +107,25 @@ def test_the_entry_is_written() -> None:
 )
 def test_what_is_not_the_address_s_own_entry_is_not_known(operation: Start) -> None:
     assert model().allowed(operation) == ()
+
+
+def test_two_pages_are_mapped_anew_and_the_second_one_is_answered() -> None:
+    made = model()
+    both = mapping(0x114, program=BOTH_OFFSET)
+    assert only(made, both).outcome == Touched(identity(1, 1))
+    found = only(made, Inspect()).outcome
+    assert isinstance(found, Inspected)
+    table = 3 * PAGE_SIZE_BYTES
+    changed = {change.offset for change in found.changes}
+    assert changed == {table + 8 * 5 + 1, table + 8 * 6 + 1}
+    hole = Mmio(0x111040, False, FILL)
+    both = mapping(0x111, program=BOTH_OFFSET)
+    assert only(made, both).outcome == Touched(0xFFFFFFFF, (hole, hole))
+
+
+@pytest.mark.parametrize(("gfn", "entry"), [(0x114, 4), (0x114, 6), (0x103, 5)])
+def test_of_two_pages_each_has_to_have_its_own_entry(gfn: int, entry: int) -> None:
+    assert model().allowed(mapping(gfn, entry, BOTH_OFFSET)) == ()
 
 
 DIRECTORY = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x102), bits=USED)

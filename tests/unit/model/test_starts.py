@@ -1,5 +1,7 @@
 """What vCPUs come to that start in slots of the scenario: page tables, their bits, and stops."""
 
+from typing import Literal
+
 import pytest
 
 from tests.modelled import only
@@ -24,6 +26,7 @@ from vmm.scenario.operations import (
     GetDirtyLog,
     HostWrite,
     Inspect,
+    Instruction,
     Mapping,
     NewVm,
     Place,
@@ -105,6 +108,18 @@ def test_a_word_is_read_and_its_page_is_not_dirty() -> None:
     made = model()
     assert outcome(made, TABLES.access(1, 2)) == Touched(identity(0, 6))
     assert changed(made)[3 * PAGE_SIZE_BYTES + 2 * 8] == bytes((PLAIN | ACCESSED,))
+
+
+@pytest.mark.parametrize("mode", ["real", "long"])
+def test_an_instruction_that_writes_an_entry_counts_in_real_mode(
+    mode: Literal["real", "long"],
+) -> None:
+    made = model(SET)
+    only(made, SET.run(2))
+    written = Instruction("ins", 0x103010, value=0x107000 | USED, mode=mode)
+    only(made, written)
+    found = [each.outcome for each in made.allowed(SET.run(2))]
+    assert found == ([Touched(identity(0, 7))] if mode == "real" else [])
 
 
 def test_tables_are_in_the_log_once_a_bit_is_set_and_may_be_later() -> None:
