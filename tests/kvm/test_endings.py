@@ -303,3 +303,67 @@ def test_a_child_that_is_killed_costs_its_scenario_alone(
     output, errors = process.communicate(timeout=TIME_LIMIT_S)
     assert (process.returncode, errors) == (3, "")
     assert "INCONCLUSIVE endless: died: SIGKILL\n" in output
+
+
+IMPATIENT = (
+    "from vmm.execution import runner; import runpy, sys; sys.argv[0] = 'vmm'; "
+    "runner.TIME_LIMIT_S = 3.5; runner.OPERATION_LIMIT_S = 0; runner.GUEST_LIMIT_S = 2.0; "
+    "runpy.run_module('vmm.cli', run_name='__main__')"
+)
+"""`vmm` that waits for a guest for two seconds, and a little longer for the kernel."""
+
+
+@pytest.mark.parametrize(
+    ("everyone", "said"),
+    [(True, "endless: the guest has no exit within 2 s"), (False, "the host: its process was sto")],
+)
+def test_a_process_that_was_stopped_is_no_kernel_that_hung(
+    scenario: Path, everyone: bool, said: str
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, "run", str(scenario)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    try:
+        children = with_a_child(process)
+        if everyone:  # As Ctrl-Z does, and `fg` some time later.
+            os.killpg(process.pid, signal.SIGSTOP)
+            time.sleep(4)
+            os.killpg(process.pid, signal.SIGCONT)
+        else:
+            os.kill(children[-1].pid, signal.SIGSTOP)
+        output, _ = process.communicate(timeout=TIME_LIMIT_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 3
+    assert f"INCONCLUSIVE endless: {said}" in output
+
+
+@pytest.mark.long
+def test_a_search_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    impatient = (
+        "from vmm.fuzz import driver; import runpy, sys; sys.argv[0] = 'vmm'; "
+        "driver._SILENCE_S = 5.0; runpy.run_module('vmm.cli', run_name='__main__')"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", impatient, "fuzz", "--seconds", "10", "--jobs", "1", "--seed", "1"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    try:
+        with_a_child(process)
+        os.killpg(process.pid, signal.SIGSTOP)
+        time.sleep(6)
+        os.killpg(process.pid, signal.SIGCONT)
+        output, _ = process.communicate(timeout=TIME_LIMIT_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, "hung" in output) == (0, False), output

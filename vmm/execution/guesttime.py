@@ -28,6 +28,9 @@ class GuestClock:
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._since: dict[int, float] = {}
+        self._ticked_at = time.monotonic()
+        self.paused_s = 0.0
+        """How long this process was stopped, which no guest's time counts."""
 
     @contextmanager
     def ticking(self) -> Iterator[None]:
@@ -39,7 +42,8 @@ class GuestClock:
             yield
             return
         before = signal.signal(_SIGNAL, self._tick)
-        signal.setitimer(signal.ITIMER_REAL, *(2 * [self._limit_s / _TICKS]))
+        self._ticked_at = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, *(2 * [self._tick_s]))
         try:
             yield
         finally:
@@ -48,7 +52,7 @@ class GuestClock:
 
     def begin(self) -> None:
         """Start the time of this thread's guest."""
-        self._since[threading.get_ident()] = time.monotonic()
+        self._since[threading.get_ident()] = self._now_s()
 
     def end(self) -> None:
         """Stop the time of this thread's guest, which has left KVM_RUN."""
@@ -59,11 +63,27 @@ class GuestClock:
         if self._is_over(threading.get_ident()):
             raise GuestEndlessError(f"the guest has no exit within {self._limit_s:g} s")
 
+    @property
+    def _tick_s(self) -> float:
+        return self._limit_s / _TICKS
+
+    def _now_s(self) -> float:
+        return time.monotonic() - self.paused_s
+
     def _is_over(self, thread: int) -> bool:
-        return time.monotonic() - self._since.get(thread, time.monotonic()) > self._limit_s
+        now_s = self._now_s()
+        return now_s - self._since.get(thread, now_s) > self._limit_s
 
     def _tick(self, number: int, frame: FrameType | None) -> None:
-        """Pass the signal on to other threads whose guest has run for too long."""
+        """Pass the signal on to other threads whose guest has run for too long.
+
+        A signal that comes late has waited for a stopped process (SIGSTOP, Ctrl-Z) to go on.
+        """
+        now = time.monotonic()
+        late_s = now - self._ticked_at - self._tick_s
+        self._ticked_at = now
+        if late_s > self._tick_s:
+            self.paused_s += late_s
         for thread in tuple(self._since):
             if thread != threading.main_thread().ident and self._is_over(thread):
                 signal.pthread_kill(thread, _SIGNAL)

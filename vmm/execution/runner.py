@@ -24,6 +24,7 @@ from vmm.execution.owntime import OwnTime
 from vmm.execution.tape import FileTape, MemoryTape, Tape
 from vmm.host.child import Child
 from vmm.host.cpus import stay_on
+from vmm.host.pauses import LOOK_EVERY_S, Pauses
 from vmm.kvm.closing import Closing
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import has_ended, history_line, parse_history
@@ -31,6 +32,7 @@ from vmm.scenario.demand import demand
 from vmm.scenario.endings import (
     DIED,
     HARNESS,
+    HOST,
     HUNG,
     INTERRUPTED,
     REFUSED,
@@ -137,6 +139,7 @@ class Worker(Closing):
         self._limit_s = self._deadline = 0.0
         self._may_take_longer = False
         self._own = OwnTime()
+        self._pauses = Pauses()
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
@@ -158,6 +161,7 @@ class Worker(Closing):
         if limit_s is not None:
             self._limit_s = limit_s
         self._deadline = time.monotonic() + self._limit_s
+        self._pauses.reset()
         order = index.to_bytes(4, "little")
         try:
             self._worker().connection.send_bytes(order)
@@ -205,10 +209,25 @@ class Worker(Closing):
     @property
     def time_left_s(self) -> float:
         """How long the kernel may still take for the scenario under way."""
-        left_s = self._deadline + self._own.spent_s() - time.monotonic()
+        more_s = self._own.spent_s() + self._pauses.seconds
+        left_s = self._deadline + more_s - time.monotonic()
         if left_s <= 0 and self._may_take_longer:
             left_s += self._extend()
         return max(left_s, 0)
+
+    def wait_s(self) -> float:
+        """Return how long to wait before calling this again; 0 if the scenario's time is over.
+
+        So it is where the child was stopped for longer than the scenario may take.
+        """
+        assert self._child is not None, "nothing was started"
+        self._pauses.look(self._child.is_stopped)
+        if self._is_stopped_for_good():
+            return 0.0
+        return min(self.time_left_s, LOOK_EVERY_S)
+
+    def _is_stopped_for_good(self) -> bool:
+        return self._pauses.stopped_s > self._limit_s
 
     def _extend(self) -> float:
         """Extend the limit to the scenario's estimated demand; return by how much.
@@ -231,9 +250,11 @@ class Worker(Closing):
     def _ending(self, child: Child) -> str:
         """Wait for the child's answer; return why the end is not recorded, empty if it is."""
         try:
-            while not child.answered(self.time_left_s):
-                if not self.time_left_s:  # Our own work meanwhile may have extended it.
-                    return f"{HUNG}no end within {self._limit_s:g} s; {child.stack()}"
+            while not child.answered(0):
+                wait_s = self.wait_s()
+                if not (wait_s or child.answered(0)):
+                    return self._too_late(child)
+                child.answered(wait_s)
             return child.connection.recv_bytes().removeprefix(_ANSWER).decode()
         except (EOFError, ConnectionError):
             return child.end() or f"{DIED}exit status 0"
@@ -241,6 +262,12 @@ class Worker(Closing):
             return INTERRUPTED
         except OSError as error:  # Waiting itself has failed.
             return why_failed(error)
+
+    def _too_late(self, child: Child) -> str:
+        """Return why a scenario is broken off whose time is over."""
+        if self._is_stopped_for_good():
+            return f"{HOST}its process was stopped (SIGSTOP) for {self._pauses.stopped_s:.0f} s"
+        return f"{HUNG}no end within {self._limit_s:g} s; {child.stack()}"
 
     def _break_off(self, reason: str) -> bytes:
         """End the child, and the history of the scenario under way; return that history.
@@ -268,10 +295,10 @@ def first_ended(workers: Sequence[Worker]) -> Worker:
     """
     try:
         while not any(worker.ended() for worker in workers):
-            soonest = min(workers, key=lambda worker: worker.time_left_s)
-            if not soonest.time_left_s:
-                return soonest
-            connection.wait([worker.fileno() for worker in workers], soonest.time_left_s)
+            waits = [worker.wait_s() for worker in workers]
+            if not min(waits):
+                return workers[waits.index(0)]
+            connection.wait([worker.fileno() for worker in workers], min(waits))
     except KeyboardInterrupt:
         for worker in workers:
             worker.interrupt()

@@ -34,6 +34,7 @@ from vmm.fuzz.worker import Assignment, run_worker
 from vmm.host.child import Child, name_of
 from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo
+from vmm.host.pauses import Pauses
 from vmm.scenario.endings import DIED, HARNESS, HOST, of_the_host, why_failed
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
@@ -98,6 +99,7 @@ class Fuzzer:
         self._name = secrets.token_hex(4)
         self._cpus = sorted(os.sched_getaffinity(0))
         self._restarts = 0
+        self._pauses = Pauses()
         self._started = time.monotonic()
 
     def run(self, interruption: Interruption) -> Tally:
@@ -207,6 +209,9 @@ class Fuzzer:
         minimiser = queue.connection
         listening = [worker.child.connection for worker in self._workers]
         ready = wait([*listening, minimiser] if minimiser else listening, _TICK_S)
+        paused_s = self._pauses.look(lambda: False)
+        for worker in self._workers:
+            worker.last_message += paused_s  # Workers were stopped together with this process.
         for worker in tuple(self._workers):
             if worker.child.connection in ready:
                 self._receive(worker, watch)

@@ -161,12 +161,20 @@ class Child:
         return "kernel stack: " + ("; ".join(filter(None, stacks)) or "none, it runs in user space")
 
     def is_stopped(self) -> bool:
-        """Whether the process is stopped (SIGSTOP)."""
+        """Whether the process is stopped: by SIGSTOP or the like, or by a debugger."""
         try:
             stat = Path(f"/proc/{self._pid}/stat").read_text()
         except OSError:
-            return False
+            return self._reports_a_stop()
         return stat.rpartition(")")[2].split()[0] in ("T", "t")
+
+    def _reports_a_stop(self) -> bool:
+        """Whether wait(2) says so: debuggers are missed."""
+        try:
+            how = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+            return os.waitid(os.P_PID, self._pid, how) is not None
+        except OSError:
+            return False
 
     def end(self) -> str:
         """Make sure that the process is gone; return how it died by itself, "" if it did not.

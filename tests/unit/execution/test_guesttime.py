@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -86,3 +87,14 @@ def _over() -> GuestClock:
     clock.begin()
     time.sleep(0.001)
     return clock
+
+
+def test_a_guest_has_no_less_time_where_its_process_was_stopped() -> None:
+    clock = GuestClock(0.4)
+    with clock.ticking():
+        clock.begin()
+        going_on = subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {os.getpid()}"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+        clock.check()
+        going_on.wait()
+    assert clock.paused_s > 0.5

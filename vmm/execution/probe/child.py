@@ -16,8 +16,9 @@ from vmm.execution.callers import CallerDiedError, set_up_refused
 from vmm.execution.probe.features import probe_features
 from vmm.execution.probe.reach import ReachError
 from vmm.host.child import Child
+from vmm.host.pauses import LOOK_EVERY_S, Pauses
 from vmm.kvm.system import Kvm
-from vmm.scenario.endings import DIED, HUNG, is_short, of_the_host, why_failed
+from vmm.scenario.endings import DIED, HOST, HUNG, is_short, of_the_host, why_failed
 from vmm.scenario.features import Features
 from vmm.scenario.slots import LEAST_SLOTS
 from vmm.scenario.trouble import Trouble
@@ -51,18 +52,30 @@ def probe(time_limit_s: float = TIME_LIMIT_S) -> Probed | Trouble:
         if not is_short(error):
             raise
         return Trouble(step, reason=of_the_host(error))
+    pauses = Pauses()
     deadline = time.monotonic() + time_limit_s
     try:
-        while child.answered(max(deadline - time.monotonic(), 0)):
+        while True:
+            while not child.answered(LOOK_EVERY_S):
+                pauses.look(child.is_stopped)
+                over = deadline + pauses.seconds <= time.monotonic()
+                if (over or pauses.stopped_s > time_limit_s) and not child.answered(0):
+                    return Trouble(step, reason=_too_late(child, pauses, time_limit_s))
             message: _Message = _DECODER.decode(child.connection.recv_bytes())
             if not isinstance(message, _Begun):
                 return message
             step = message.step
-        return Trouble(step, reason=f"{HUNG}no end within {time_limit_s:g} s; {child.stack()}")
     except (EOFError, ConnectionError):
         return Trouble(step, reason=child.end() or f"{DIED}exit status 0")
     finally:
         child.end()
+
+
+def _too_late(child: Child, pauses: Pauses, time_limit_s: float) -> str:
+    """Return why the probe is broken off."""
+    if pauses.stopped_s > time_limit_s:
+        return f"{HOST}its process was stopped (SIGSTOP) for {pauses.stopped_s:.0f} s"
+    return f"{HUNG}no end within {time_limit_s:g} s; {child.stack()}"
 
 
 def _ask(to: Connection, reach_limit_s: float) -> None:
