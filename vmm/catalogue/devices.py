@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import msgspec
+
 from vmm.catalogue._build import A, Slot, at, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -117,6 +119,17 @@ def _taken_away(offset: int) -> tuple[AnyOperation, ...]:
     )
 
 
+_MANY: tuple[CoalesceMmio | IoEventFd, ...] = (
+    *(CoalesceMmio(_GPA + 0x100 * number, 0x10) for number in range(4)),
+    *(_event(0x800 + 0x100 * number, name=f"event-{number}") for number in range(4)),
+)
+
+
+def _to_each() -> tuple[AnyOperation, ...]:
+    """Write to each of many devices, and look at what they took."""
+    return (*(Touch(device.gpa, "write", 4, device.gpa) for device in _MANY), CollectMmio())
+
+
 _LOW, _HIGH = 0x0807_0605_0403_0201, 0x100F_0E0D_0C0B_0A09
 
 SCENARIOS = (
@@ -204,6 +217,21 @@ SCENARIOS = (
         *_writes(3),
         _zone(0, 1, on=False),
         *_writes(4),
+    ),
+    _scenario(
+        "that-end-and-come-back",
+        "Each of many ranges and eventfds takes writes until it ends, and again once it is there "
+        "again; a write to another one's gpa is none of its business.",
+        f"{_COALESCED}; {_EVENTFD}",
+        *_MANY,
+        *_to_each(),
+        *(
+            each
+            for device in _MANY
+            for each in (msgspec.structs.replace(device, on=False), *_to_each(), device)
+        ),
+        *_to_each(),
+        needs=("coalesced_mmio", "ioeventfd"),
     ),
     _scenario(
         "eventfd-until-a-slot-is-there",

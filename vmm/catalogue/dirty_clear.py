@@ -84,6 +84,8 @@ _CLEARS = (
         _SLOT.create(),
         *writes(_SLOT, 0, 64, 129),
         ClearDirtyLog(1, 0, 130, pages=()),
+        *(ClearDirtyLog(1, first, 64, pages=()) for first in (0, 64)),
+        ClearDirtyLog(1, 128, 2, pages=()),
         _SLOT.log(),
         clear(_SLOT, 0, 0),
         clear(_SLOT, 64, 0),

@@ -39,6 +39,7 @@ _TO = {
     "above 4 GiB": 1 << 20,
     "past another one": _GFN + 0x100,
     "by a huge page": _GFN + 512,
+    "to gpa 0": 0,
 }
 _OTHER = Slot(2, _GFN + 0x90, at("b"), 4, LOG_DIRTY_PAGES)
 
@@ -177,6 +178,26 @@ _GROUPS = (
 )
 
 
+def _never_logged() -> Iterator[AnyOperation]:
+    """Read and clear logs that do not exist: before the flag is set, without it and after it."""
+    for pages, flags in ((1, 0), (64, 0), (70, 0), (70, READONLY)):
+        slot = replace(_SLOT, pages=pages, flags=flags)
+        looks = (slot.log(), clear(slot, 0, pages))
+        yield from (slot.create(), *looks)
+        yield from (slot.change(flags | LOG_DIRTY_PAGES), slot.log(), slot.create(), *looks)
+        yield from (slot.delete(), *looks)
+
+
+_WITHOUT_LOG = _log(
+    "dirty-logs-of-slots-without-logging",
+    "Without LOG_DIRTY_PAGES there is no log, however large the slot, and READONLY or not: "
+    "reading and clearing it are ENOENT, before the flag is set and after it is cleared.",
+    *_never_logged(),
+    source=f"{API_DIRTY}; {API_CLEAR}",
+    needs=("manual_dirty_log", "readonly_mem"),
+)
+
+
 def _scenarios() -> Iterator[Scenario]:
     """Yield three scenarios a group; of the large groups only the first is quick enough."""
     for name, why, kinds, needs in _GROUPS:
@@ -204,4 +225,4 @@ def _scenarios() -> Iterator[Scenario]:
         )
 
 
-SCENARIOS = tuple(_scenarios())
+SCENARIOS = (*_scenarios(), _WITHOUT_LOG)

@@ -3,6 +3,7 @@
 from vmm.catalogue._build import A, B, Slot, at, creates, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
+    READONLY,
     AnyOperation,
     ChangeHostMemory,
     HostChangeKind,
@@ -57,6 +58,7 @@ def _follow(
     mapping: Mapping,
     *changes: HostChangeKind,
     made: tuple[AnyOperation, ...] = (),
+    needs: tuple[str, ...] = (),
 ) -> Scenario:
     """Return a scenario that accesses a slot before the changes, and after each of them.
 
@@ -67,7 +69,7 @@ def _follow(
         why=why,
         source=_MMU_NOTIFIER,
         tags=("follow",),
-        needs=("sync_mmu",),
+        needs=("sync_mmu", *needs),
         mappings=(mapping,),
         survey="none",
         operations=(
@@ -134,6 +136,25 @@ SCENARIOS = (
             write(_GFN + _LAST, 1),
             _HERE.change(0),
         ),
+    ),
+    _follow(
+        "under-readonly",
+        "A READONLY slot follows its mapping like any other, and goes on refusing writes.",
+        A,
+        "drop",
+        "unmap",
+        "map",
+        made=(_HERE.change(READONLY),),
+        needs=("readonly_mem",),
+    ),
+    _follow(
+        "under-a-log",
+        "A logged slot follows its mapping like any other.",
+        A,
+        "drop",
+        "unmap",
+        "map",
+        made=(_HERE.change(LOG_DIRTY_PAGES),),
     ),
     Scenario(
         name="follow-in-every-slot",

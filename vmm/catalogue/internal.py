@@ -137,6 +137,8 @@ _IDENTITY_SCENARIOS = (
         SetIdentityMapAddr(0),
         *creates(Slot(1, _IDENTITY_MAP >> 12, at("a")), Slot(2, 0x100, at("b"))),
         read(0x100),
+        SetIdentityMapAddr(_IDENTITY_MAP),
+        SetIdentityMapAddr(0),
         tags=("errno",),
     ),
     _internal(

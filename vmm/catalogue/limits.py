@@ -1,8 +1,15 @@
 """Refusals at the limits of slot ids, address spaces, sizes and gfns."""
 
-from vmm.catalogue._build import API, A, B, Slot, at, but, creates
+from vmm.catalogue._build import API, A, B, Slot, at, but, creates, read, write
 from vmm.scenario.features import Features
-from vmm.scenario.operations import PAGE_SIZE_BYTES, AnyOperation, GetDirtyLog, Scenario
+from vmm.scenario.operations import (
+    LOG_DIRTY_PAGES,
+    PAGE_SIZE_BYTES,
+    READONLY,
+    AnyOperation,
+    GetDirtyLog,
+    Scenario,
+)
 
 _SET = "__kvm_set_memory_region"
 
@@ -10,6 +17,9 @@ _LIVE = Slot(1, 0x100, at("a"), pages=2)
 _GFN = 0x103
 _HIGH_GPA = 1 << 33
 _TOP = 1 << 64
+_LOGGED = Slot(1, 0x100, at("a"), 2, LOG_DIRTY_PAGES)
+_READ_ONLY = Slot(2, 0x104, at("b"), 2, READONLY)
+_FLAGGED = (_LOGGED, _READ_ONLY)
 
 
 def _limit(name: str, why: str, source: str, *operations: AnyOperation) -> Scenario:
@@ -115,6 +125,29 @@ def _last_gfn(last_gfn: int) -> tuple[Scenario, ...]:
             # The refused calls left the id unused.
             Slot(2, last_gfn, at("b")).delete(),
             Slot(2, last_gfn - 1, at("b"), pages=2).create(),
+        ),
+        Scenario(
+            name="refused-beyond-the-last-gfn-a-slot-keeps-its-flags",
+            why="A slot that cannot move beyond the last gfn stays logged, with its log, or "
+            "READONLY.",
+            source="kvm_arch_prepare_memory_region: kvm_mmu_max_gfn",
+            tags=("errno", "limit", "dirty", "readonly"),
+            mappings=(A, B),
+            needs=("readonly_mem",),
+            survey="none",
+            operations=(
+                *creates(*_FLAGGED),
+                write(_LOGGED.gfn, 1),
+                *(slot.move(last_gfn) for slot in _FLAGGED),
+                _LOGGED.log(),
+                write(_LOGGED.gfn + 1, 2),
+                *(slot.move(last_gfn + 1, slot.flags ^ LOG_DIRTY_PAGES) for slot in _FLAGGED),
+                _LOGGED.log(),
+                _READ_ONLY.log(),
+                *(write(gfn, 3) for slot in _FLAGGED for gfn in (slot.gfn, slot.gfn + 1)),
+                _LOGGED.log(),
+                *(read(gfn) for slot in _FLAGGED for gfn in (slot.gfn, slot.gfn + 1)),
+            ),
         ),
         Scenario(
             name="refuse-to-overlap-at-the-last-gfn",

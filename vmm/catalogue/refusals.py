@@ -235,6 +235,50 @@ _FLAGS = (
 )
 
 
+_READABLE = Slot(8, 0x120, at("a", 6), flags=READONLY)
+_LOGGED = Slot(9, 0x124, at("b", 4), pages=2, flags=LOG_DIRTY_PAGES)
+
+
+def _calls_on(slot: Slot) -> Iterator[SetUserMemoryRegion]:
+    """Yield what may be done with a slot, with each combination of valid flags."""
+    for flags in (0, LOG_DIRTY_PAGES, READONLY, READONLY | LOG_DIRTY_PAGES):
+        yield slot.change(flags)
+        yield slot.move(0x130, flags)
+        yield but(slot.delete(), flags=flags)
+
+
+def _each_wrong(slot: Slot) -> Iterator[SetUserMemoryRegion]:
+    """Yield these calls with one value wrong, each of those that are checked before the slot is."""
+    for call in _calls_on(slot):
+        gpa, size = call.guest_phys_addr, call.memory_size
+        yield msgspec.structs.replace(call, slot=0xFFFF)
+        yield msgspec.structs.replace(call, slot=0xFFFF_0000 | call.slot)
+        yield but(call, guest_phys_addr=gpa + 0x200)
+        yield but(call, userspace_addr=Place("a", 0x200))
+        yield but(call, userspace_addr=1 << 63)
+        yield but(call, flags=call.flags | 1 << 3)
+        if size:
+            yield but(call, memory_size=size + 0x200)
+            yield but(call, guest_phys_addr=(1 << 64) - size)
+
+
+_COMBINED = (
+    _refused_often(
+        "refuse-each-wrong-value-with-each-flag",
+        "A wrong value is refused whatever the valid flags are: to create, to change a plain, a "
+        "READONLY or a logged slot, to move it and to delete it.",
+        *creates(_READABLE, _LOGGED),
+        *(wrong for slot in (_NEW, _LIVE, _READABLE, _LOGGED) for wrong in _each_wrong(slot)),
+        *(read(slot.gfn + page) for slot in (_NEW, _LIVE, _READABLE, _LOGGED) for page in (0, 1)),
+        _CALL,
+        read(_NEW.gfn),
+        needs=("readonly_mem",),
+        tags=("flags",),
+        survey="none",
+    ),
+)
+
+
 def _immutable(name: str, why: str, *changed: SetUserMemoryRegion) -> Scenario:
     return _refused(name, why, *changed, source=API, tags=("immutable",))
 
@@ -338,5 +382,13 @@ _OVERLAPS = (
 )  # fmt: skip
 
 
-SCENARIOS = (*_ALIGNMENT, *_ADDRESSES, *_POINTERS, *_FLAGS, *_IMMUTABLE, *_OVERLAPS)
+SCENARIOS = (
+    *_ALIGNMENT,
+    *_ADDRESSES,
+    *_POINTERS,
+    *_FLAGS,
+    *_COMBINED,
+    *_IMMUTABLE,
+    *_OVERLAPS,
+)
 """All refusals except those at limits that differ from kernel to kernel."""

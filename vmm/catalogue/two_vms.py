@@ -81,6 +81,33 @@ def _slots() -> tuple[Scenario, ...]:
     )
 
 
+_SAME_PLACE = Slot(7, _GFN, at("a"), 4)
+_CHANGES = (
+    *(_HERE.create(), _HERE.delete()),
+    *(_SAME_PLACE.create(), _SAME_PLACE.move(_GFN + 8), _SAME_PLACE.delete()),
+    *(_LOGGED.create(), _HERE.create(), _HERE.move(_GFN + 8), _HERE.create(), _HERE.delete()),
+)
+
+
+def _alike() -> tuple[Scenario, ...]:
+    """Have slots in both VMs with the same gpa and hva, and with the same id or another."""
+    return (
+        _scenario(
+            "with-the-same-slots",
+            "A slot stays as it is while another VM creates, changes, moves and deletes one with "
+            "its gpa and its hva.",
+            *creates(_HERE, Slot(2, _GFN + 8, at("b"), 4)),
+            *_reads(),
+            *(
+                operation
+                for turn, change in enumerate(_CHANGES, 1)
+                for operation in (_SECOND, change, *_reads(), _FIRST, *_reads(), *_writes(turn))
+            ),
+            *_reads(_GFN + 8),
+        ),
+    )
+
+
 def _refusals() -> tuple[Scenario, ...]:
     return (
         _scenario(
@@ -255,4 +282,13 @@ def _four() -> tuple[Scenario, ...]:
 def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return all scenarios of several VMs at the same time."""
     enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes)
-    return (*_slots(), *_refusals(), *_logs(), *_rings(enable), *_host_memory(), *_ends(), *_four())
+    return (
+        *_slots(),
+        *_alike(),
+        *_refusals(),
+        *_logs(),
+        *_rings(enable),
+        *_host_memory(),
+        *_ends(),
+        *_four(),
+    )

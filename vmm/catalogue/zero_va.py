@@ -138,6 +138,17 @@ _UNMAPPED = (
         *creates(_EMPTY, _OTHER),
     ),
     _unmapped(
+        "unmapped-zero-va-with-each-flag",
+        "At address 0 a slot may have any flags, is moved with them, and is created again.",
+        *(
+            call
+            for flags in (LOG_DIRTY_PAGES, READONLY, READONLY | LOG_DIRTY_PAGES)
+            for slot in (Slot(1, 0x100, 0, pages=2, flags=flags),)
+            for call in (slot.create(), slot.move(0x101), slot.create(), slot.delete())
+        ),
+        needs=("readonly_mem",),
+    ),
+    _unmapped(
         "unmapped-zero-va-move-and-delete",
         "A slot without memory can be moved and deleted, and is then absent.",
         _EMPTY.create(),
