@@ -1,7 +1,9 @@
 """`vmm record` with real calls whose structures strace does not print."""
 
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,14 @@ def test_what_such_calls_ask_for_is_in_their_lines_and_judged(tmp_path: Path) ->
     )
     assert altered.returncode == 1, altered.stdout
     assert f"{file}:{at + 1}: " in altered.stdout
+
+
+def test_what_a_command_has_left_running_is_ended_too() -> None:
+    left = "sh -c 'sleep 100; true' & exit 0"
+    command = [str(ROOT / "scripts" / "vmm"), "record", "--judge-only", "--", "sh", "-c", left]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(3)
+    assert process.poll() is None  # It waits as strace does.
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 2  # Nothing of it was on KVM.

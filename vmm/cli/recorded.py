@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -152,12 +152,13 @@ def _left_to_the_command() -> Iterator[list[int]]:
     """Let an interruption end the command, but not this program.
 
     Yields a list for the pid of strace, which blocks such signals. A terminal sends Ctrl-C to the
-    command, too; other ending signals reach only this process, which passes them on.
+    command, too; other ending signals reach only this process, which passes them on, or to what the
+    command has left running.
     """
     recorders: list[int] = []
 
     def pass_on(number: int, frame: FrameType | None) -> None:
-        for pid in _children(recorders):
+        for pid in _children(recorders) or _traced_by(recorders):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -174,10 +175,23 @@ def _left_to_the_command() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _children(parents: list[int]) -> Iterator[int]:
-    """Yield the children of these processes."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
+def _children(parents: list[int]) -> list[int]:
+    """Return the children of these processes."""
+    # The name, in parentheses, may contain anything.
+    return _processes("stat", lambda text: int(text.rpartition(")")[2].split()[1]) in parents)
+
+
+def _traced_by(tracers: list[int]) -> list[int]:
+    """Return the processes that these trace: what the command has left running."""
+    tracing = [f"TracerPid:\t{pid}\n" for pid in tracers]
+    return _processes("status", lambda text: any(line in text for line in tracing))
+
+
+def _processes(file: str, are_meant: Callable[[str], bool]) -> list[int]:
+    """Return the processes of whose file in /proc something is true."""
+    found = []
+    for path in Path("/proc").glob(f"[0-9]*/{file}"):
         with suppress(OSError):
-            # The name, in parentheses, may contain anything.
-            if int(status.read_text().rpartition(")")[2].split()[1]) in parents:
-                yield int(status.parent.name)
+            if are_meant(path.read_text()):
+                found.append(int(path.parent.name))
+    return found
