@@ -39,6 +39,8 @@ FAULTS = {
         "old-place-seen-for-20-runs:every=5",
         "host-change-missed-last-page:every=9",
     ),
+    "racing-truncate": ("truncation-missed:every=3", "grown-file-not-seen:every=3"),
+    "racing-truncate-and-log": ("truncation-missed:every=5", "dirty-lowest-lost:every=9"),
     "racing-forked-child": ("fork-parts-the-guest:every=3",),
     "racing-forked-child-and-log": ("fork-stops-the-log",),
     "racing-map-over": ("fresh-memory-missed:every=9",),

@@ -94,6 +94,50 @@ SCENARIOS = (
         needs=("sync_mmu",),
     ),
     race(
+        "truncate",
+        "What a file no longer holds is gone from each of its mappings once ftruncate returns, "
+        "and zeros once the file holds it again.",
+        (_FIRST.create(), _SECOND.create()),
+        (
+            host(
+                change("truncate", "file", 2, 2),
+                change("truncate", "file", 1, 3),
+                change("extend", "file", 1, 3),
+                change("truncate", "file", 0, 4),
+                change("extend", "file", 0, 4),
+                rounds=12,
+            ),
+            host(_SECOND.move(_GFN + 12), _SECOND.move(_GFN + 8), rounds=0),
+        ),
+        (
+            writer(0, _GFN, _GFN + 2, _GFN + 9),
+            GuestThread(
+                tuple(
+                    Touch(gfn * PAGE_SIZE_BYTES + offset, vcpu=1)
+                    for gfn in (_GFN, _GFN + 3, _GFN + 8, _GFN + 9)
+                    for offset in (0x200, 0)
+                )
+            ),
+        ),
+        source="KVM_CAP_SYNC_MMU; unmap_mapping_range: each mapping of a file",
+        mappings=(_FILE, _AGAIN),
+        needs=("sync_mmu",),
+    ),
+    race(
+        "truncate-and-log",
+        "A file that is truncated and extended under a logged slot loses no write from its log.",
+        (Slot(1, _GFN, at("file"), 4, LOG_DIRTY_PAGES).create(),),
+        (
+            host(change("truncate", "file", 2, 2), change("extend", "file", 2, 2), rounds=12),
+            host(GetDirtyLog(1), rounds=0, pause=1),
+        ),
+        (writer(0, _GFN, _GFN + 2), writer(1, _GFN + 1, _GFN + 3)),
+        GetDirtyLog(1),
+        source="KVM_CAP_SYNC_MMU; mark_page_dirty_in_slot",
+        mappings=(_FILE,),
+        needs=("sync_mmu",),
+    ),
+    race(
         "write-protect",
         "No guest writes to memory once the host may only read it.",
         (_ONE.create(),),

@@ -59,7 +59,7 @@ _KEPT = "kept"
 
 _PAIRS: tuple[tuple[HostChangeKind, ...], ...] = (
     *(("drop",), ("punch",), ("unmap", "map"), ("forbid", "allow")),
-    *(("write_protect", "allow"), ("map_fresh", "map"), ("page_out",)),
+    *(("write_protect", "allow"), ("map_fresh", "map"), ("page_out",), ("truncate", "extend")),
 )
 """Changes of host memory, each with the one that undoes it."""
 
@@ -178,6 +178,11 @@ def _change(dice: Dice, features: Features, mappings: Sequence[Mapping]) -> Iter
         pair = ("drop",)
     first = dice.below(_PAGES)
     pages = dice.between(1, min(3, _PAGES - first))
+    if pair[0] == "truncate":
+        taken, pages = (
+            next(m for m in mappings if m.name == (taken.of or taken.name)),
+            _PAGES - first,
+        )
     for how in pair:
         yield ChangeHostMemory(Place(taken.name, first * PAGE_SIZE_BYTES), pages, how)
 

@@ -184,11 +184,29 @@ class Backing:
         """Return how the host may access a page."""
         return self._host.access(mapping, page)
 
-    def loses_content(self, op: ChangeHostMemory) -> bool:
-        """Whether the pages read as zeros after a change that a race may make."""
+    def affected(self, op: ChangeHostMemory) -> list[PageKey]:
+        """Return the pages whose content or access a change in a race may change.
+
+        Truncation takes pages from every mapping of a file.
+        """
+        name, first = op.place.mapping, op.place.offset // PAGE_SIZE_BYTES
+        if op.how not in ("truncate", "extend"):
+            return [(name, page) for page in range(first, first + op.pages)]
+        file = self.file_of(name)
+        return [
+            (view, page)
+            for view, made in self._mappings.items()
+            if self.file_of(view) == file
+            for page in range(first, made.pages)
+        ]
+
+    def emptied(self, op: ChangeHostMemory) -> list[PageKey]:
+        """Return the pages that read as zeros after a change in a race that comes next."""
+        if op.how in ("truncate", "extend"):
+            return list(self._host.cut_off(op))
         is_own = self._host.is_own(op.place.mapping)
-        how = op.how
-        return how == "punch" or (how in ("drop", "unmap", "map", "map_fresh") and is_own)
+        loses = op.how == "punch" or (op.how in ("drop", "unmap", "map", "map_fresh") and is_own)
+        return self.affected(op) if loses else []
 
     def locate(self, hva: Hva, offset: int) -> Place | None:
         """Return the place ``offset`` bytes after an hva; None if no memory is mapped there."""

@@ -256,7 +256,7 @@ class _Player:
         changes = {view: track.changes for view, track in host.places.items()}
         outcomes = host.may_come_to(op)
         outcome = self._chosen(outcomes)
-        loses = isinstance(op, ChangeHostMemory) and host.loses_content(op)
+        emptied = host.emptied(op) if isinstance(op, ChangeHostMemory) else ()
         call = Call(next(self._moments), next(self._moments), outcome)
         self._made += 1
         flaw = host.call(op, call, f"host thread {self._number}")
@@ -267,10 +267,7 @@ class _Player:
         ]
         answers = tuple(dict.fromkeys((errno_of(outcome), *map(errno_of, outcomes))))
         row = self._row(answers, between)
-        if loses:
-            assert isinstance(op, ChangeHostMemory)
-            first = op.place.offset // PAGE_SIZE_BYTES
-            row.cleared = tuple((op.place.mapping, first + at) for at in range(op.pages))
+        row.cleared = tuple(emptied)
         row.logged = self._logged(logs)
         return row
 

@@ -112,7 +112,7 @@ class HostChanges:
         if op.how in ("drop", "punch", "unmap", "map", "forbid", "allow"):
             return ""
         mapping = self._mappings[name]
-        self.hides |= not CHANGES[op.how].keeps
+        self.hides |= not CHANGES[op.how].keeps and op.how not in ("truncate", "extend")
         if is_sparse(mapping):
             return f".how: {op.how!r} takes a mapping of at most {SPARSE_PAGES} pages"
         if op.source is not None:

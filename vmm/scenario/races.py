@@ -47,18 +47,19 @@ _BACKED = ("anonymous", "shared", "memfd", "thp", "hugetlb")
 JUDGED_CHANGES = (
     *("drop", "punch", "unmap", "map", "forbid", "allow"),
     *("write_protect", "page_out", "collapse", "map_fresh", "fork", "reap"),
+    *("truncate", "extend"),
 )
 """The kinds of change that can be judged while other threads use the memory."""
 
+_EMPTIES = ("punch", "truncate", "extend")
+"""The changes after which a file itself has lost content."""
+
 TWO_FILES = "a page would show one file or another, and of each page the words of one are followed"
-_ALL_VIEWS = "it takes pages from every mapping of the file at once, which may be another thread's"
 _FREE_FOR_A_MOMENT = "mremap leaves addresses free that another thread may be given meanwhile"
 _PAGER = "which pages a userfaultfd was asked for depends on an order that nobody knows"
 
 NOT_JUDGED: Mapping[str, str] = {
     "map_file": TWO_FILES,
-    "truncate": _ALL_VIEWS,
-    "extend": _ALL_VIEWS,
     "merge": "the kernel merges pages when it likes, and long after a race",
     "move_away": _FREE_FOR_A_MOMENT,
     "move_back": _FREE_FOR_A_MOMENT,
@@ -126,7 +127,7 @@ def race_problem(
             return f".guests[{number}]{found}"
     if sum(guest.windows * len(guest.program) for guest in race.guests) > MAX_ACCESSES:
         return f".guests: more than {MAX_ACCESSES} accesses of all vCPUs (windows times program)"
-    return _disorder(race, named) or _unreadable(race, mappings)
+    return _disorder(race, named, mappings) or _unreadable(race, mappings)
 
 
 def _operations(race: Race) -> Iterator[tuple[str, HostAction | Touch | Execute | PreFaultMemory]]:
@@ -230,7 +231,7 @@ def gfns_of(op: SetUserMemoryRegion) -> range:
     return range(first, first + pages_of(op.memory_size))
 
 
-def _disorder(race: Race, named: Mapping[int, Sequence[Changed]]) -> str:
+def _disorder(race: Race, named: Mapping[int, Sequence[Changed]], mappings: Mappings) -> str:
     """Check that no two host threads change the same thing: the order would be unknown.
 
     Changes are ranges of numbers, visited from the lowest start up.
@@ -239,7 +240,7 @@ def _disorder(race: Race, named: Mapping[int, Sequence[Changed]]) -> str:
     for number, host in enumerate(race.hosts):
         slots: set[int] = set()
         for index, op in enumerate(host.operations):
-            changed = _changed(op)
+            changed = _changed(op, mappings)
             if isinstance(op, SetUserMemoryRegion) and op.slot not in slots:
                 slots.add(op.slot)
                 # The first call on a slot may free what it held, which others may then take.
@@ -275,7 +276,7 @@ def _pages(offset: int, size: int) -> range:
     return range(offset // PAGE_SIZE_BYTES, -(-(offset + size) // PAGE_SIZE_BYTES))
 
 
-def _changed(op: HostAction) -> Iterator[Changed]:
+def _changed(op: HostAction, mappings: Mappings) -> Iterator[Changed]:
     """Yield the slots, gfns and pages whose order of changes has to be known."""
     if isinstance(op, SetUserMemoryRegion):
         yield "slot", "", range(op.slot, op.slot + 1)
@@ -301,7 +302,17 @@ def _changed(op: HostAction) -> Iterator[Changed]:
         yield "child", "", range(1)
     elif isinstance(op, ChangeHostMemory):
         first = op.place.offset // PAGE_SIZE_BYTES
-        yield "page", f"{op.place.mapping}+", range(first, first + op.pages)
+        if op.how in ("truncate", "extend"):
+            for view in _views(op.place.mapping, mappings):
+                yield "page", f"{view}+", range(first, mappings[view].pages)
+        else:
+            yield "page", f"{op.place.mapping}+", range(first, first + op.pages)
+
+
+def _views(mapping: str, mappings: Mappings) -> Iterator[str]:
+    """Yield the mappings of the same file."""
+    file = mappings[mapping].of or mapping
+    yield from (name for name, each in mappings.items() if (each.of or name) == file)
 
 
 def _unreadable(race: Race, mappings: Mappings) -> str:
@@ -312,6 +323,9 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
         for op in changes
         if isinstance(op, ChangeHostMemory) and op.how in ("unmap", "forbid", "write_protect")
     }
+    for op in changes:
+        if isinstance(op, ChangeHostMemory) and op.how == "truncate":
+            takes.update(_views(op.place.mapping, mappings))
     if any(_how(op) == "fork" for op in changes):
         others = {how for how in map(_how, changes) if how and not CHANGES[how].leaves_pages}
         if others:
@@ -324,7 +338,7 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
     loses = any(
         isinstance(op, ChangeHostMemory)
         and not CHANGES[op.how].keeps
-        and not (op.how != "punch" and mappings[op.place.mapping].kind == "memfd")
+        and not (op.how not in _EMPTIES and mappings[op.place.mapping].kind == "memfd")
         for op in changes
     )
     if executes and loses:

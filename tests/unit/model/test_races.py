@@ -461,3 +461,38 @@ def test_a_race_says_why_it_takes_no_private_copy_of_a_file() -> None:
     race = Race((HostThread((slot,)),), (GuestThread((READ,)),))
     with pytest.raises(ScenarioError, match="a page would show one file or another"):
         validate(Scenario("race", (race,), (B, copy), survey="none"))
+
+
+CUT, BESIDE = Mapping("f", 4, "memfd"), Mapping("g", 4, "memfd", of="f")
+
+
+def _of_file(how: HostChangeKind, name: str = "f", page: int = 0) -> ChangeHostMemory:
+    return ChangeHostMemory(Place(name, page * PAGE_SIZE_BYTES), 4 - page, how)
+
+
+@pytest.mark.parametrize(
+    ("threads", "why"),
+    [
+        ([(_of_file("truncate", page=2),), (_of_file("punch"),)], r"page f\+0x0|page f\+0x2"),
+        ([(_of_file("truncate", page=2),), (_of_file("unmap", "g"),)], "another thread changes"),
+        ([(_of_file("extend"),), (_of_file("forbid", "g", 3),)], "another thread changes page g"),
+        ([(HostWrite(Place("g"), 1),), (_of_file("truncate", page=2),)], "is written and taken"),
+    ],
+)
+def test_truncation_changes_every_mapping_of_a_file(
+    threads: list[tuple[HostAction, ...]], why: str
+) -> None:
+    race = Race(tuple(map(HostThread, threads)), (GuestThread((READ,)),))
+    scenario = Scenario("race", (race,), (CUT, BESIDE), survey="none", needs=("sync_mmu",))
+    with pytest.raises(ScenarioError, match=why):
+        validate(scenario)
+
+
+def test_what_a_race_truncates_may_be_raced_over_again() -> None:
+    race = Race(
+        (HostThread((_of_file("truncate", page=2), _of_file("extend", page=2))),),
+        (GuestThread((READ,)),),
+    )
+    beside = Race((HostThread((_of_file("drop", "g"),)),), (GuestThread((READ,)),))
+    operations = (_of_file("truncate", page=1), race, beside)
+    validate(Scenario("race", operations, (CUT, BESIDE), survey="none", needs=("sync_mmu",)))

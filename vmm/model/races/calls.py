@@ -140,9 +140,9 @@ class HostSide:
         outcomes = (each.outcome for each in self._allowed(op))
         return tuple(outcome for outcome in outcomes if isinstance(outcome, CallOutcome))
 
-    def loses_content(self, op: ChangeHostMemory) -> bool:
-        """Whether the pages read as zeros after a change."""
-        return self._backing.loses_content(op)
+    def emptied(self, op: ChangeHostMemory) -> list[PageKey]:
+        """Return the pages that read as zeros after a change that comes next."""
+        return self._backing.emptied(op)
 
     def call(self, op: HostAction, call: Call, who: str) -> Flaw | None:
         """Apply a call; return what is wrong with it, if anything is."""
@@ -309,18 +309,15 @@ class HostSide:
         return Flaw(op, (call.begin, call.end), allowing(allowed), call.outcome)
 
     def _change_memory(self, op: ChangeHostMemory, interval: Interval, who: str) -> None:
-        mapping = op.place.mapping
-        first = op.place.offset // PAGE_SIZE_BYTES
-        for page in range(first, first + op.pages):
-            if self._backing.loses_content(op):
-                self.words.clear_page(who, mapping, page, interval)
-            before = self._backing.access(mapping, page)
-            self.presence.setdefault((mapping, page), Track(before))
+        affected = self._backing.affected(op)
+        for mapping, page in self._backing.emptied(op):
+            self.words.clear_page(who, mapping, page, interval)
+        for key in affected:
+            self.presence.setdefault(key, Track(self._backing.access(*key)))
         self._backing.follow(op)
-        for page in range(first, first + op.pages):
-            track, after = self.presence[mapping, page], self._backing.access(mapping, page)
-            if CHANGES[op.how].access is not None:
-                track.change(*interval, after)
+        if CHANGES[op.how].access is not None or op.how in ("truncate", "extend"):
+            for key in affected:
+                self.presence[key].change(*interval, self._backing.access(*key))
 
     def _is_private(self, view: View) -> bool:
         return view[0] == 0 and self._backing.is_private(view[1])
