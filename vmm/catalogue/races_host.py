@@ -204,6 +204,39 @@ SCENARIOS = (
         needs=("sync_mmu",),
     ),
     race(
+        "memory-moved-away",
+        "Once the host has moved pages elsewhere with mremap, guests no longer reach them; once "
+        "they are back, they hold what was written last.",
+        (_ONE.create(),),
+        (
+            host(
+                change("move_away", "a", 0),
+                change("move_back", "a", 0),
+                change("move_away", "a", 0, 2),
+                change("move_back", "a", 1),
+                change("move_back", "a", 0),
+                rounds=12,
+            ),
+            host(_NEXT.create(), _NEXT.delete(), rounds=10),
+        ),
+        _VCPUS,
+        source="KVM_CAP_SYNC_MMU; move_page_tables: mmu_notifier_invalidate_range_start",
+        needs=("sync_mmu",),
+    ),
+    race(
+        "memory-moved-away-and-log",
+        "What guests write to pages that the host moves away and back is in the dirty log.",
+        (_LOGGED.create(),),
+        (
+            host(change("move_away", "a", 0, 2), change("move_back", "a", 0, 2), rounds=12),
+            host(GetDirtyLog(1), rounds=0, pause=1),
+        ),
+        _VCPUS,
+        GetDirtyLog(1),
+        source="KVM_CAP_SYNC_MMU; mark_page_dirty_in_slot",
+        needs=("sync_mmu",),
+    ),
+    race(
         "migrating",
         "A vCPU that migrates between threads sees the current slots, as if it stayed in one.",
         (_ONE.create(),),

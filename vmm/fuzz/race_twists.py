@@ -171,7 +171,9 @@ def _leaves_memory(op: AnyOperation) -> bool:
 
 
 def _keeps_content(op: AnyOperation) -> bool:
-    return not isinstance(op, ChangeHostMemory) or CHANGES[op.how].keeps
+    if not isinstance(op, ChangeHostMemory):
+        return True
+    return CHANGES[op.how].keeps and op.how not in ("move_away", "move_back")
 
 
 def _only(host: HostThread, stays: Callable[[AnyOperation], bool]) -> HostThread:

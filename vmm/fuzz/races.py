@@ -57,6 +57,7 @@ _HUGE_SHARE = 0.15
 _KEPT = "kept"
 """The mapping that the host writes to and never takes away."""
 
+_MOVES = 0.1
 _PAIRS: tuple[tuple[HostChangeKind, ...], ...] = (
     *(("drop",), ("punch",), ("unmap", "map"), ("forbid", "allow")),
     *(("write_protect", "allow"), ("map_fresh", "map"), ("page_out",), ("truncate", "extend")),
@@ -162,6 +163,8 @@ def _host(
             operations.append(HostWrite(place, dice.below(_VALUES)))
         else:
             operations += _change(dice, features, mappings)
+    if not number and features.sync_mmu and dice.chance(_MOVES):
+        operations = list(_moving(dice, mappings, operations))
     return HostThread(tuple(operations), dice.between(2, 6), dice.pick((1, 1, 0)))
 
 
@@ -185,6 +188,33 @@ def _change(dice: Dice, features: Features, mappings: Sequence[Mapping]) -> Iter
         )
     for how in pair:
         yield ChangeHostMemory(Place(taken.name, first * PAGE_SIZE_BYTES), pages, how)
+
+
+def _moving(
+    dice: Dice, mappings: Sequence[Mapping], operations: Sequence[HostAction]
+) -> Iterator[HostAction]:
+    """Yield operations, and between them moves of memory away and back.
+
+    What takes pages of the same memory away is left out, and so are moves of files.
+    """
+    taken = next(each for each in mappings if each.name != _KEPT and each.of != _KEPT)
+    if taken.kind not in CHANGES["move_away"].kinds:
+        yield from operations
+        return
+    stay = [
+        op
+        for op in operations
+        if not isinstance(op, ChangeHostMemory) or CHANGES[op.how].access is None
+    ]
+    first = dice.below(_PAGES)
+    place, pages = Place(taken.name, first * PAGE_SIZE_BYTES), dice.between(1, _PAGES - first)
+    at = dice.between(1, len(stay))  # The first operation names the thread's slot.
+    until = at + dice.below(len(stay) + 1 - at)
+    yield from stay[:at]
+    yield ChangeHostMemory(place, pages, "move_away")
+    yield from (op for op in stay[at:until] if not isinstance(op, ChangeHostMemory))
+    yield ChangeHostMemory(place, pages, "move_back")
+    yield from stay[until:]
 
 
 def _guest(

@@ -256,6 +256,8 @@ class _Player:
         changes = {view: track.changes for view, track in host.places.items()}
         outcomes = host.may_come_to(op)
         outcome = self._chosen(outcomes)
+        if isinstance(op, ChangeHostMemory) and op.how == "move_away":
+            raise InexpressibleError("memory that is moved away in a race is fresh for a moment")
         emptied = host.emptied(op) if isinstance(op, ChangeHostMemory) else ()
         call = Call(next(self._moments), next(self._moments), outcome)
         self._made += 1

@@ -47,22 +47,22 @@ _BACKED = ("anonymous", "shared", "memfd", "thp", "hugetlb")
 JUDGED_CHANGES = (
     *("drop", "punch", "unmap", "map", "forbid", "allow"),
     *("write_protect", "page_out", "collapse", "map_fresh", "fork", "reap"),
-    *("truncate", "extend"),
+    *("truncate", "extend", "move_away", "move_back"),
 )
 """The kinds of change that can be judged while other threads use the memory."""
+
+_TAKES = ("unmap", "forbid", "write_protect")
+"""The changes that keep accesses from pages for as long as the host likes."""
 
 _EMPTIES = ("punch", "truncate", "extend")
 """The changes after which a file itself has lost content."""
 
 TWO_FILES = "a page would show one file or another, and of each page the words of one are followed"
-_FREE_FOR_A_MOMENT = "mremap leaves addresses free that another thread may be given meanwhile"
 _PAGER = "which pages a userfaultfd was asked for depends on an order that nobody knows"
 
 NOT_JUDGED: Mapping[str, str] = {
     "map_file": TWO_FILES,
     "merge": "the kernel merges pages when it likes, and long after a race",
-    "move_away": _FREE_FOR_A_MOMENT,
-    "move_back": _FREE_FOR_A_MOMENT,
     "fetch_later": _PAGER,
     "guard": _PAGER,
     "settle": _PAGER,
@@ -118,7 +118,8 @@ def race_problem(
     if race.hosts and not any(host.rounds for host in race.hosts):
         return ".hosts: one has to have a number of rounds"
     for number, host in enumerate(race.hosts):
-        found = _host_problem(host, len(race.guests), mappings, spaces) or _child_problem(host)
+        found = _host_problem(host, len(race.guests), mappings, spaces)
+        found = found or _child_problem(host) or _moving_problem(host)
         if found:
             return f".hosts[{number}]{found}"
     for number, guest in enumerate(race.guests):
@@ -181,6 +182,26 @@ def _child_problem(host: HostThread) -> str:
     turns = [how for how in map(_how, host.operations) if how in ("fork", "reap")]
     if turns and (turns[0], turns[-1]) != ("fork", "reap"):
         return ".operations: a thread that forks a child ends it itself, after that"
+    return ""
+
+
+def _moving_problem(host: HostThread) -> str:
+    """Check that a thread moves back what it moves away, and finds it whole in each round."""
+    away: set[tuple[str, int]] = set()
+    moved: set[str] = set()
+    for op in host.operations:
+        if isinstance(op, ChangeHostMemory) and op.how in ("move_away", "move_back"):
+            first = op.place.offset // PAGE_SIZE_BYTES
+            pages = {(op.place.mapping, first + page) for page in range(op.pages)}
+            if op.how == "move_back" and not pages <= away:
+                return ".operations: a thread moves back what it has moved away itself"
+            away = away - pages if op.how == "move_back" else away | pages
+            moved.add(op.place.mapping)
+    if away:
+        return ".operations: a thread moves back whatever it moves away"
+    for index, op in enumerate(host.operations):
+        if _how(op) in _TAKES and isinstance(op, ChangeHostMemory) and op.place.mapping in moved:
+            return f".operations[{index}].how: {op.how!r} takes a mapping whose pages never move"
     return ""
 
 
@@ -302,7 +323,9 @@ def _changed(op: HostAction, mappings: Mappings) -> Iterator[Changed]:
         yield "child", "", range(1)
     elif isinstance(op, ChangeHostMemory):
         first = op.place.offset // PAGE_SIZE_BYTES
-        if op.how in ("truncate", "extend"):
+        if op.how in ("move_away", "move_back"):
+            yield "page", f"{op.place.mapping}+", range(mappings[op.place.mapping].pages)
+        elif op.how in ("truncate", "extend"):
             for view in _views(op.place.mapping, mappings):
                 yield "page", f"{view}+", range(first, mappings[view].pages)
         else:
@@ -321,7 +344,7 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
     takes = {
         op.place.mapping
         for op in changes
-        if isinstance(op, ChangeHostMemory) and op.how in ("unmap", "forbid", "write_protect")
+        if isinstance(op, ChangeHostMemory) and op.how in (*_TAKES, "move_away")
     }
     for op in changes:
         if isinstance(op, ChangeHostMemory) and op.how == "truncate":
@@ -337,7 +360,7 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
     executes = any(isinstance(op, Execute) for guest in race.guests for op in guest.program)
     loses = any(
         isinstance(op, ChangeHostMemory)
-        and not CHANGES[op.how].keeps
+        and (op.how == "move_away" or not CHANGES[op.how].keeps)
         and not (op.how not in _EMPTIES and mappings[op.place.mapping].kind == "memfd")
         for op in changes
     )

@@ -416,7 +416,7 @@ def test_a_change_of_memory_is_judged_in_a_race_or_it_is_said_why_not() -> None:
     assert all(why.count(" ") > 5 for why in NOT_JUDGED.values())
 
 
-@pytest.mark.parametrize("how", ["map_file", "merge", "move_away", "guard", "fetch_later"])
+@pytest.mark.parametrize("how", ["map_file", "merge", "guard", "fetch_later"])
 def test_what_is_not_judged_in_a_race_is_refused_with_the_reason(how: HostChangeKind) -> None:
     change = ChangeHostMemory(Place("a"), 1, how, Place("b") if how == "map_file" else None)
     race = Race((HostThread((change,)),), (GuestThread((READ,)),))
@@ -496,3 +496,78 @@ def test_what_a_race_truncates_may_be_raced_over_again() -> None:
     beside = Race((HostThread((_of_file("drop", "g"),)),), (GuestThread((READ,)),))
     operations = (_of_file("truncate", page=1), race, beside)
     validate(Scenario("race", operations, (CUT, BESIDE), survey="none", needs=("sync_mmu",)))
+
+
+AWAY, BACK = (ChangeHostMemory(Place("a"), 1, how) for how in ("move_away", "move_back"))
+
+
+@pytest.mark.parametrize(
+    ("window", "found", "status"),
+    [
+        ((5, 15), PAGE_A, Status.PASSED),
+        ((5, 15), Touched(0), Status.PASSED),  # Fresh memory, until its address is reserved.
+        ((15, 16), Touched(0), Status.PASSED),
+        ((21, 22), Touched(0), Status.DIFFERS),
+        ((21, 22), PAGE_A, Status.DIFFERS),
+        ((21, 22), GONE, Status.PASSED),
+        ((25, 35), GONE, Status.PASSED),
+        ((25, 35), PAGE_A, Status.PASSED),
+        ((25, 35), Touched(0), Status.DIFFERS),
+        ((41, 42), PAGE_A, Status.PASSED),
+        ((41, 42), Touched(0), Status.DIFFERS),
+        ((41, 42), GONE, Status.DIFFERS),
+    ],
+)
+def test_memory_that_is_moved_away_and_back(
+    window: tuple[int, int], found: Touched, status: Status
+) -> None:
+    calls = (Call(10, 20, Done()), Call(30, 40, Done()))
+    verdict = played(CREATE, (AWAY, BACK), READ, calls, ((*window, found),))
+    assert verdict.status is status
+
+
+@pytest.mark.parametrize(
+    ("window", "is_kept", "status"),
+    [
+        ((5, 15), True, Status.PASSED),
+        ((5, 15), False, Status.PASSED),  # It went to fresh memory.
+        ((5, 9), False, Status.DIFFERS),
+        ((25, 35), False, Status.DIFFERS),
+        ((25, 35), True, Status.PASSED),
+    ],
+)
+def test_a_write_may_be_lost_while_its_page_is_moved_away(
+    window: tuple[int, int], is_kept: bool, status: Status
+) -> None:
+    calls = (Call(10, 20, Done()), Call(30, 40, Done()))
+    kept = (HostChange("a", 0, (0x1000).to_bytes(4, "little")),)
+    changes = kept if is_kept else ()
+    verdict = played(CREATE, (AWAY, BACK), WRITE, calls, ((*window, WROTE),), changes)
+    assert verdict.status is status
+
+
+FORBID = ChangeHostMemory(Place("a", PAGE_SIZE_BYTES), 1, "forbid")
+
+
+@pytest.mark.parametrize(
+    ("threads", "why"),
+    [
+        ([(AWAY,)], "a thread moves back whatever it moves away"),
+        ([(AWAY, BACK, AWAY)], "a thread moves back whatever it moves away"),
+        ([(AWAY, BACK, FORBID)], "'forbid' takes a mapping whose pages never move"),
+        ([(AWAY, BACK), (FORBID,)], "another thread changes page a"),
+        ([(HostWrite(Place("a"), 1),), (AWAY, BACK)], "is written and taken away"),
+    ],
+)
+def test_what_is_moved_in_a_race_comes_back(
+    threads: list[tuple[HostAction, ...]], why: str
+) -> None:
+    race = Race(tuple(map(HostThread, threads)), (GuestThread((READ,)),))
+    with pytest.raises(ScenarioError, match=why):
+        validate(Scenario("race", (race,), (A, B), survey="none", needs=("sync_mmu",)))
+
+
+def test_no_vcpu_executes_memory_that_is_moved() -> None:
+    race = Race((HostThread((AWAY, BACK)),), (GuestThread((Execute(GPA),)),))
+    with pytest.raises(ScenarioError, match="content is lost that a vCPU may execute"):
+        validate(Scenario("race", (race,), (A, B), survey="none", needs=("sync_mmu",)))

@@ -190,7 +190,8 @@ class RaceJudge:
         for place in places:
             at = place.page * PAGE_SIZE_BYTES + offset
             who = f"vCPU {vcpu}"
-            self._host.words.write(who, place.mapping, at, interval, op.value, certain)
+            lasts = certain and not self._host.may_be_fresh(place.mapping, place.page, interval)
+            self._host.words.write(who, place.mapping, at, interval, op.value, lasts)
             self._note_dirty(vcpu, place, interval, certain)
 
     def _note_dirty(self, vcpu: int, place: Translation, interval: Interval, certain: bool) -> None:
@@ -255,6 +256,8 @@ class RaceJudge:
             offset = place.page * PAGE_SIZE_BYTES + op.gpa % PAGE_SIZE_BYTES
             for value in self._host.words.values(place.mapping, offset, *interval):
                 yield Touched(value), RACE_REACH
+            if self._host.may_be_fresh(place.mapping, place.page, interval):
+                yield Touched(0), RACE_REACH
 
     def _fetched(self, place: MaybeTranslation, interval: Interval) -> Iterator[Expectation]:
         if place is None or self._may_be_absent(place, interval):
