@@ -59,6 +59,7 @@ from vmm.scenario.operations import (
     Touch,
     UnmapInternalSlots,
 )
+from vmm.scenario.slots import as_id_of
 
 _replace = msgspec.structs.replace
 
@@ -68,6 +69,8 @@ _MOST_WRITES = 60
 Overruns are a known issue of kvm_pvm, which would be found over and over.
 """
 
+_SAME_PLACES = 0.4
+_LOOKS_AFTER_CHANGES = 0.6
 _CLOSES = 0.1
 """The share of switches to another VM that is closed then, and made anew."""
 
@@ -129,7 +132,7 @@ class Extras:
         makers = {
             "rings": self._ring,
             "memfds": self._memfd,
-            "host": self._host_change,
+            "host": self._followed_change,
             "internal": self._internal,
             "ahead": self._pre_fault,
             "vms": self._switch,
@@ -255,7 +258,28 @@ class Extras:
         flags = 1 if dice.chance(0.03) else 0
         yield PreFaultMemory(gpa, size, flags, dice.below(self._pools.vcpus))
 
-    def _host_change(self) -> Iterator[AnyOperation]:
+    def _followed_change(self) -> Iterator[AnyOperation]:
+        """Yield a change of host memory, and often reads of what slots show of it."""
+        for change in self._host_change():
+            yield change
+            if self._dice.chance(_LOOKS_AFTER_CHANGES):
+                yield from self._shown(change)
+
+    def _shown(self, change: ChangeHostMemory) -> Iterator[Touch]:
+        """Yield reads of the first and last page of a change, and of the next, in each slot."""
+        first, spaces = change.place.offset, self._pools.spaces
+        pages = (first, first + (change.pages - 1) * PAGE_SIZE_BYTES)
+        for slot in self._world.slots.values():
+            hva, as_id = slot.userspace_addr, as_id_of(slot.slot)
+            if not isinstance(hva, Place) or hva.mapping != change.place.mapping:
+                continue
+            for page in (*dict.fromkeys(pages), pages[-1] + PAGE_SIZE_BYTES):
+                gpa = slot.guest_phys_addr + page - hva.offset + 0x40
+                inside = 0 <= page - hva.offset < slot.memory_size
+                if inside and within_reach(gpa, 4, self._pools.reach):
+                    yield from (Touch(gpa, as_id=each) for each in spaces if each == as_id)
+
+    def _host_change(self) -> Iterator[ChangeHostMemory]:
         """Yield a change of some pages, or undo the last change of a mapping.
 
         The first mapping keeps its pages, since the host writes there.
@@ -310,11 +334,16 @@ class Extras:
     def _switch(self) -> Iterator[AnyOperation]:
         """Yield a switch to another VM, which may be closed while the first one goes on.
 
-        What this generator knows of slots is then only a guess.
+        What this generator knows of slots is then only a guess. A slot of another VM may be created
+        here, too, at the same gpa and on the same memory.
         """
-        yield SwitchVm(self._dice.below(3))
-        if self._dice.chance(_CLOSES):
+        dice = self._dice
+        yield SwitchVm(dice.below(3))
+        if dice.chance(_CLOSES):
             yield NewVm()
+        if self._world.slots and dice.chance(_SAME_PLACES):
+            known = dice.pick(list(self._world.slots.values()))
+            yield _replace(known, slot=dice.pick((known.slot, dice.pick(self._pools.slots))))
 
     def _may(self, how: HostChangeKind) -> bool:
         needed = {"collapse": self._features.collapse, "merge": self._features.ksm}

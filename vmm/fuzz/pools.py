@@ -102,7 +102,7 @@ def draw(dice: Dice, features: Features) -> Pools:
         _far_slots(features),
         gfns + _huge_pages_on(gfns, reach) if is_huge else gfns,
         _far_gfns(features),
-        (*sizes, HUGE_PAGE_PAGES) if is_huge else sizes,
+        (*sizes, HUGE_PAGE_PAGES, HUGE_PAGE_PAGES + 65) if is_huge else sizes,
         mappings,
         flags + (LOG_DIRTY_PAGES,) * 4 if "rings" in subjects else flags,
         dice.pick((1, 1, 1, 1, 2, 2, 3)),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from vmm.fuzz.dice import Dice
-from vmm.fuzz.pools import TABLES, Pools
+from vmm.fuzz.pools import REACH, TABLES, Pools
 from vmm.fuzz.world import World
 from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
@@ -113,7 +113,7 @@ class Starts:
             return
         if what < 0.35:
             yield tables.run(page, vcpu)
-        elif what < 0.45 and self._pools.vcpus == 1:  # Others may know the old mapping.
+        elif what < 0.45 and self._may_map_anew():
             yield self._map_anew(tables, page)
         elif what < 0.9:
             program = dice.pick((_LOAD_AT, _LOAD_AT, _STORE_AT, _STORE_AT, _COPY_AT))
@@ -134,6 +134,10 @@ class Starts:
             *((_REMAP_AT, remap(self._word)), (_COPY_AT, copy(self._word))),
             (_REMAP_BOTH_AT, remap_both(self._word)),
         )
+
+    def _may_map_anew(self) -> bool:
+        """Whether no other vCPU may know the old mapping, and four bytes of an entry are enough."""
+        return self._pools.vcpus == 1 and max(self._pools.gfns) * PAGE_SIZE_BYTES < REACH
 
     def _map_anew(self, tables: Tables, page: int) -> Start:
         """Return a start in which the guest maps an address, or two, to a gpa, and reads there."""
