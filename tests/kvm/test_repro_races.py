@@ -31,6 +31,8 @@ _LONG = pytest.mark.long
         pytest.param(
             "racing-two-mappings-of-one-file", "old-place-seen-for-20-runs:every=5", marks=_LONG
         ),
+        pytest.param("racing-truncate", "truncation-missed:every=3", marks=_LONG),
+        pytest.param("racing-memory-moved-away", "moving-away-missed:every=3", marks=_LONG),
         pytest.param("racing-ring", "ring-page-wrong:every=200", marks=_LONG),
     ],
 )

@@ -9,7 +9,7 @@ from vmm.repro.answers import InexpressibleError
 from vmm.repro.cnames import error, unsigned
 from vmm.repro.hostchanges import change_call, follow
 from vmm.repro.races import RaceTables, Row, Table
-from vmm.scenario.hostpages import HostPages
+from vmm.scenario.hostpages import HostPages, PageKey
 from vmm.scenario.operations import (
     REAL_MODE_END,
     SMM,
@@ -157,7 +157,7 @@ class _Form:
         between = [_bool(each) for row in table.rows for each in row.between]
         pages = self._tables.pages
         reach = [_REACH[row.reach[page]] for row in table.rows for page in pages]
-        cleared = [_bool(page in row.cleared) for row in table.rows for page in pages]
+        loss = [_loss(row, page) for row in table.rows for page in pages]
         return "".join(
             (
                 *functions,
@@ -166,7 +166,7 @@ class _Form:
                 _array(f"static const struct place {name}_places", places),
                 _array(f"static const bool {name}_between", between),
                 _array(f"static const unsigned char {name}_reach", reach),
-                _array(f"static const bool {name}_cleared", cleared),
+                _array(f"static const unsigned char {name}_loss", loss),
             )
         )
 
@@ -182,7 +182,7 @@ class _Form:
         )
         return (
             f"{{{name}, {', '.join(map(str, counts))}, {name}_calls, {name}_places, "
-            f"{name}_between, {name}_reach, {name}_cleared}}"
+            f"{name}_between, {name}_reach, {name}_loss}}"
         )
 
     def _operation(self, name: str, op: HostAction, table: Table) -> tuple[str, str]:
@@ -286,6 +286,10 @@ def _bits(op: ClearDirtyLog) -> list[int]:
 
 def _word(value: int) -> str:
     return f"{value:#x}ull"
+
+
+def _loss(row: Row, page: PageKey) -> str:
+    return "EMPTIES" if page in row.cleared else "PASSES_FRESH" if page in row.fresh else "KEEPS"
 
 
 def _bool(value: bool) -> str:

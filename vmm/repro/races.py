@@ -50,6 +50,9 @@ class Row:
     between: tuple[bool, ...]
     reach: dict[PageKey, Access]
     cleared: tuple[PageKey, ...] = ()
+    fresh: tuple[PageKey, ...] = ()
+    """The pages that were moved away: while the call is under way, they may be fresh memory."""
+
     logged: Logged = field(default_factory=Logged)
 
 
@@ -109,7 +112,7 @@ class RaceTables:
         """Return the thread that changes each page, or -1. Raises InexpressibleError."""
 
         def state(row: Row, page: PageKey) -> object:
-            return row.reach.get(page), page in row.cleared
+            return row.reach.get(page), page in row.cleared, page in row.fresh
 
         return [self._owner(partial(state, page=page)) for page in self.pages]
 
@@ -256,8 +259,6 @@ class _Player:
         changes = {view: track.changes for view, track in host.places.items()}
         outcomes = host.may_come_to(op)
         outcome = self._chosen(outcomes)
-        if isinstance(op, ChangeHostMemory) and op.how == "move_away":
-            raise InexpressibleError("memory that is moved away in a race is fresh for a moment")
         emptied = host.emptied(op) if isinstance(op, ChangeHostMemory) else ()
         call = Call(next(self._moments), next(self._moments), outcome)
         self._made += 1
@@ -270,6 +271,9 @@ class _Player:
         answers = tuple(dict.fromkeys((errno_of(outcome), *map(errno_of, outcomes))))
         row = self._row(answers, between)
         row.cleared = tuple(emptied)
+        if isinstance(op, ChangeHostMemory) and op.how == "move_away":
+            first = op.place.offset // PAGE_SIZE_BYTES
+            row.fresh = tuple((op.place.mapping, first + at) for at in range(op.pages))
         row.logged = self._logged(logs)
         return row
 

@@ -45,6 +45,9 @@ struct race_call {
 	uint64_t slot_pages;
 };
 
+/* What a call does to the content of a page: it may show fresh memory while it is under way. */
+enum loss { KEEPS, EMPTIES, PASSES_FRESH };
+
 /* Row n of each table holds after n calls; from `again` on the rows repeat. */
 struct race_host {
 	const struct race_operation *operations;
@@ -53,7 +56,7 @@ struct race_host {
 	const struct place *places;	/* of each view */
 	const bool *between;		/* whether a view may be a hole while a call is under way */
 	const unsigned char *reach;	/* of each page */
-	const bool *cleared;		/* pages whose content a call loses */
+	const unsigned char *loss;	/* of the content of each page, by a call */
 };
 
 enum step_kind { READS, WRITES, EXECUTES, PRE_FAULTS };

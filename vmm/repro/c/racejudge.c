@@ -49,6 +49,23 @@ static unsigned reach_of(const struct race *race, int page, uint64_t begin, uint
 	return found;
 }
 
+/* Whether fresh memory may have stood in place of a page in an interval. */
+static bool may_be_fresh(const struct race *race, int page, uint64_t begin, uint64_t end)
+{
+	int owner = page < 0 ? -1 : race->page_owners[page];
+
+	if (owner < 0)
+		return false;
+	for (size_t i = calls_by(&race_hosts[owner], begin, true) + 1;
+	     i <= calls_by(&race_hosts[owner], end, false); i++) {
+		const struct race_host *host = &race->hosts[owner];
+
+		if (host->loss[row_after(host, i) * race->page_count + page] == PASSES_FRESH)
+			return true;
+	}
+	return false;
+}
+
 static bool is_same(const struct place *one, const struct place *other)
 {
 	return one->mapping == other->mapping && one->page == other->page
@@ -126,9 +143,11 @@ static void judge_write(const struct race *race, unsigned cpu, size_t number,
 	if (!met->stopped && !met->exits && found.count) {
 		for (unsigned i = 0; i < found.count; i++) {
 			const struct place *place = &found.place[i];
+			bool lasts = found.count == 1 && !may_be_fresh(race, place->tracked,
+								       window->begin, window->end);
 
 			note_write(place->mapping, place->page * PAGE + step->gpa % PAGE, false,
-				   window->begin, window->end, value, found.count == 1);
+				   window->begin, window->end, value, lasts);
 			note_dirty(place, window->begin, window->end, found.count == 1);
 		}
 		return;
@@ -168,8 +187,9 @@ static bool is_right_pre_fault(const struct race *race, const struct race_step *
 	}
 }
 
-static bool is_right_read(const struct race_step *step, const struct met *met,
-			  const struct places *found, const struct window *window)
+static bool is_right_read(const struct race *race, const struct race_step *step,
+			  const struct met *met, const struct places *found,
+			  const struct window *window)
 {
 	if (found->hole || found->absent) {
 		if (is_exit(met, step, false, 0xffffffff) && met->value == 0xffffffff)
@@ -182,6 +202,9 @@ static bool is_right_read(const struct race_step *step, const struct met *met,
 
 		if (may_hold(place->mapping, place->page * PAGE + step->gpa % PAGE, window->begin,
 			     window->end, met->value))
+			return true;
+		if (!met->value
+		    && may_be_fresh(race, place->tracked, window->begin, window->end))
 			return true;
 	}
 	return false;
@@ -205,7 +228,7 @@ static void judge_read(const struct race *race, unsigned cpu, size_t number,
 
 	for (unsigned i = 0; race->reads_make_dirty && i < found.count; i++)
 		note_dirty(&found.place[i], window->begin, window->end, false);
-	if (step->kind == READS && !is_right_read(step, met, &found, window))
+	if (step->kind == READS && !is_right_read(race, step, met, &found, window))
 		wrong_access(cpu, number, step, met, "no state of its interval explains this read");
 	if (step->kind == EXECUTES && !is_right_code(met, &found))
 		wrong_access(cpu, number, step, met, "no state of its interval explains this code");
@@ -284,7 +307,7 @@ static void judge_calls(const struct race *race)
 				note_write(op->mapping, op->offset, false, answer->begin,
 					   answer->end, op->value, true);
 			for (unsigned page = 0; page < race->page_count; page++)
-				if (host->cleared[row * race->page_count + page])
+				if (host->loss[row * race->page_count + page] == EMPTIES)
 					note_write(race->pages[page].mapping,
 						   race->pages[page].page * PAGE, true,
 						   answer->begin, answer->end, 0, true);
