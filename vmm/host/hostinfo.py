@@ -17,6 +17,7 @@ _VENDORS = ("kvm_intel", "kvm_amd", "kvm_pvm")
 _FLAGS = {"kvm_intel": "vmx", "kvm_amd": "svm"}
 _TDP_PARAMETERS = ("ept", "npt", "tdp")
 
+_LEAST_ADDRESS_BITS = 32
 _YES = frozenset(("1", "Y", "y"))
 _MAKE_DEVICE = "in a container, pass it in (`--device /dev/kvm`); else `mknod /dev/kvm c 10 232`"
 
@@ -72,7 +73,8 @@ def host_in_brief(facts: dict[str, str]) -> HostInfo:
 
 def host_facts(roots: Roots = THIS_HOST) -> HostInfo:
     """Return what can be known about this host without calling KVM."""
-    cpu, flags = _cpu(roots.proc)
+    fields = _cpu(roots.proc)
+    cpu, flags = fields.get("model name", "unknown"), frozenset(fields.get("flags", "").split())
     modules = _modules(roots.sys, flags)
     hypervisor = "hypervisor" in flags
     obstacle, remedy = _obstacle(roots, modules, flags)
@@ -154,14 +156,19 @@ def _remedy_for_no_device(modules: Modules, flags: frozenset[str]) -> str:
     return "the CPU shows neither vmx nor svm: turn virtualisation on in the firmware"
 
 
-def _cpu(proc: Path) -> tuple[str, frozenset[str]]:
-    """Return the first CPU's model name and its flags."""
+def physical_address_bits(roots: Roots = THIS_HOST) -> int:
+    """Return how many bits a physical address of this host has; if it does not say, the least."""
+    bits = _cpu(roots.proc).get("address sizes", "").partition(" ")[0]
+    return int(bits) if bits.isdecimal() else _LEAST_ADDRESS_BITS
+
+
+def _cpu(proc: Path) -> dict[str, str]:
+    """Return what is said of the first CPU, by its name."""
     try:
         lines = (proc / "cpuinfo").read_text().partition("\n\n")[0].splitlines()
     except OSError:
-        return "unknown", frozenset()
-    fields = {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
-    return fields.get("model name", "unknown"), frozenset(fields.get("flags", "").split())
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
 
 
 def _modules(sys: Path, flags: frozenset[str]) -> Modules:

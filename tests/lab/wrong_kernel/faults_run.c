@@ -51,6 +51,13 @@ static bool swallow_write(struct vcpu *vcpu)
     return exits_mmio(vcpu) && vcpu->run->mmio.is_write && strike(vcpu->vm);
 }
 
+static bool cut_exit(struct vcpu *vcpu)
+{
+    if (exits_mmio(vcpu) && vcpu->run->mmio.phys_addr >> 40 && strike(vcpu->vm))
+        vcpu->run->mmio.phys_addr &= (1ull << 40) - 1;
+    return false;
+}
+
 static bool answer_zeros(struct vcpu *vcpu)
 {
     memset(vcpu->run->mmio.data, 0, sizeof(vcpu->run->mmio.data));
@@ -175,6 +182,8 @@ const struct fault run_faults[] = {
     LEAVE("mmio-write-swallowed", swallow_write, "An MMIO write does not exit.", "write 100"),
     LEAVE("mmio-read-skipped", answer_read, "An MMIO read reads 0 and does not exit.",
           "read 100"),
+    LEAVE("mmio-gpa-of-40-bits", cut_exit, "An MMIO exit has the low 40 bits of its gpa.",
+          "readhigh 10000000"),
     LEAVE("deleted-reads-zero", answer_read_of_deleted,
           "Where a slot was deleted the guest reads 0, and does not exit.",
           "set 1 100 1 0; delete 1; read 100"),

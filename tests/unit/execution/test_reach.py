@@ -16,6 +16,7 @@ from vmm.scenario.history import AnyOutcome, Mmio, Stopped, Touched
 from vmm.scenario.operations import Scenario, Touch
 
 LIMIT = 1 << 40
+HOST_BITS = 36
 SHUTDOWN = Stopped("shutdown")
 Answer = Callable[[Touch, AnyOutcome], AnyOutcome]
 
@@ -43,13 +44,14 @@ def plays(monkeypatch: pytest.MonkeyPatch, answer: Answer) -> list[int]:
         return [answer(op, reach._right(op, op.gpa)) for op in touches]
 
     monkeypatch.setattr(reach, "tried", played)
+    monkeypatch.setattr(reach, "physical_address_bits", lambda: HOST_BITS)
     return tried
 
 
 def truncated(touch: Touch, right: AnyOutcome) -> AnyOutcome:
     if not isinstance(right, Touched) or not right.mmio:
         return right
-    exit_ = msgspec.structs.replace(right.mmio[0], gpa=touch.gpa & (1 << 36) - 1)
+    exit_ = msgspec.structs.replace(right.mmio[0], gpa=touch.gpa & (1 << HOST_BITS) - 1)
     return msgspec.structs.replace(right, mmio=(exit_,))
 
 
@@ -59,6 +61,15 @@ def test_a_fault_and_an_exit_at_a_truncated_gpa_are_the_end(
 ) -> None:
     plays(monkeypatch, answer)
     assert not reach.reaches(LIMIT)
+
+
+def test_a_gpa_without_a_bit_that_the_host_has_is_a_wrong_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plays(monkeypatch, truncated)
+    monkeypatch.setattr(reach, "physical_address_bits", lambda: HOST_BITS + 1)
+    with pytest.raises(WrongAnswerError, match="MMIO read 0xffff00000"):
+        reach.reaches(LIMIT)
 
 
 def test_the_right_touches_reach(monkeypatch: pytest.MonkeyPatch) -> None:

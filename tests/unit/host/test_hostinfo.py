@@ -7,7 +7,7 @@ from typing import NoReturn
 
 import pytest
 
-from vmm.host.hostinfo import HostInfo, host_facts
+from vmm.host.hostinfo import HostInfo, host_facts, physical_address_bits
 from vmm.host.roots import Roots
 
 NULL = os.major(os.stat("/dev/null").st_rdev), os.minor(os.stat("/dev/null").st_rdev)
@@ -39,6 +39,17 @@ class FakeHost:
 @pytest.fixture
 def host(tmp_path: Path) -> FakeHost:
     return FakeHost(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "bits"),
+    [("address sizes\t: 46 bits physical, 48 bits virtual\n", 46), ("address sizes\t: ?\n", 32)],
+)
+def test_the_bits_of_a_physical_address(said: str, bits: int, host: FakeHost) -> None:
+    (host.roots.proc / "cpuinfo").write_text(said)
+    assert physical_address_bits(host.roots) == bits
+    (host.roots.proc / "cpuinfo").unlink()
+    assert physical_address_bits(host.roots) == 32
 
 
 def test_a_host_that_can(host: FakeHost) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from kvm_abi.raw import WrongAnswerError
 from vmm.execution.probe.touches import is_fault, wrong_touch
 from vmm.execution.runner import run_isolated
+from vmm.host.hostinfo import physical_address_bits
 from vmm.kvm.system import Kvm
 from vmm.scenario import words
 from vmm.scenario.content import MMIO_FILL, identity
@@ -121,12 +122,13 @@ def _right(touch: Touch, gpa: int) -> Touched:
 
 
 def _is_truncated(touch: Touch, outcome: AnyOutcome) -> bool:
-    """Whether a touch of the hole has the right exit, except for upper bits of its gpa."""
+    """Whether a touch of the hole has the right exit, except for bits that no host address has."""
     if not isinstance(outcome, Touched) or len(outcome.mmio) != 1:
         return False
     gpa = outcome.mmio[0].gpa
     lowest_lost = (touch.gpa ^ gpa) & -(touch.gpa ^ gpa)
-    return outcome == _right(touch, gpa) and gpa == touch.gpa % max(lowest_lost, 1)
+    has_lost_these = lowest_lost >= 1 << physical_address_bits()
+    return outcome == _right(touch, gpa) and has_lost_these and gpa == touch.gpa % lowest_lost
 
 
 def tried(scenario: Scenario, features: Features, time_limit_s: float) -> list[AnyOutcome]:
