@@ -40,7 +40,7 @@ _RACES = 0.01
 _PRIVATE = 0.6
 """The share of private-memory VMs, of those that bind guest_memfds, if the kernel has both."""
 _MORE_PRIVATE = 0.05
-_MORE_DEVICES = 0.05
+_MORE_DEVICES, _MORE_HIGH_DEVICES = 0.1, 0.3
 """Devices are looked at more often than other newer subjects: only there are they looked at."""
 _CROWDS = 0.05
 _LENGTHS = ((3, 12), (12, 60), (60, 200), (150, 400))
@@ -64,12 +64,6 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
     drawn = _with_odd_subject(pools.draw(dice, features), features, odd)
     if features.sw_protected and not drawn.subjects and odd.chance(_MORE_PRIVATE):
         drawn = replace(drawn, subjects=frozenset(("memfds",)))
-    if (
-        "devices" in pools.odd_subjects(features)
-        and not drawn.subjects
-        and odd.chance(_MORE_DEVICES)
-    ):
-        drawn = pools.with_odd_subject(drawn, "devices", features)
     composer = _Composer(dice, features, drawn)
     made = Scenario(
         name=name,
@@ -98,7 +92,8 @@ def _with_odd_subject(drawn: pools.Pools, features: Features, dice: Dice) -> poo
         return drawn
     if dice.chance(_ODD_SHARE):
         return pools.with_odd_subject(drawn, dice.pick(subjects), features)
-    if "devices" in subjects and dice.chance(_MORE_DEVICES):
+    more = _MORE_DEVICES if drawn.reach == pools.REACH else _MORE_HIGH_DEVICES
+    if "devices" in subjects and dice.chance(more):
         return pools.with_odd_subject(drawn, "devices", features)
     return drawn
 

@@ -167,7 +167,7 @@ class Looks:
         if dice.chance(0.02):
             return ClearDirtyLog(slot, first, count, bitmap="unreadable")
         if last < 0 or dice.chance(0.5):
-            return ClearDirtyLog(slot, first, count, () if dice.chance(0.1) else "all")
+            return ClearDirtyLog(slot, first, count, () if dice.chance(0.25) else "all")
         pages = {first + dice.between(0, last) for _ in range(dice.between(1, 3))}
         return ClearDirtyLog(slot, first, count, tuple(sorted(pages)))
 

@@ -104,7 +104,7 @@ def draw(dice: Dice, features: Features) -> Pools:
         _far_gfns(features),
         (*sizes, HUGE_PAGE_PAGES, HUGE_PAGE_PAGES + 65) if is_huge else sizes,
         mappings,
-        flags + (LOG_DIRTY_PAGES,) * 4 if "rings" in subjects else flags,
+        flags + _flags_of(subjects, features),
         dice.pick((1, 1, 1, 1, 2, 2, 3)),
         features.manual_dirty_log and "rings" not in subjects and dice.chance(0.2),
         spaces,
@@ -254,6 +254,13 @@ def _host_mappings(dice: Dice, mappings: Sequence[Mapping]) -> Iterator[Mapping]
         file = dice.pick(files)
         kind: MappingKind = "private_file" if dice.chance(0.5) else "memfd"
         yield Mapping("again", file.pages, kind, of=file.name)
+
+
+def _flags_of(subjects: frozenset[str], features: Features) -> tuple[int, ...]:
+    """Return further flags of slots: rings need a log, and the host changes what it likes."""
+    if "rings" in subjects:
+        return (LOG_DIRTY_PAGES,) * 4
+    return (READONLY,) if "host" in subjects and features.readonly_mem else ()
 
 
 def _flags(dice: Dice, features: Features) -> tuple[int, ...]:
