@@ -33,6 +33,7 @@ _LONG = pytest.mark.long
         ),
         pytest.param("racing-truncate", "truncation-missed:every=3", marks=_LONG),
         pytest.param("racing-memory-moved-away", "moving-away-missed:every=3", marks=_LONG),
+        pytest.param("racing-pages-fetched-later", "fetching-parts-the-guest:every=3", marks=_LONG),
         pytest.param("racing-ring", "ring-page-wrong:every=200", marks=_LONG),
     ],
 )

@@ -47,6 +47,10 @@ FAULTS = {
     "racing-page-out": ("paged-out-is-lost:every=9",),
     "racing-memory-moved-away": ("moving-away-missed:every=3", "moved-back-not-seen:every=3"),
     "racing-memory-moved-away-and-log": ("moving-away-missed:every=3", "moving-back-stops-the-log"),
+    "racing-pages-fetched-later": (
+        "fetching-parts-the-guest:every=3",
+        "fetched-last-page-not-seen:every=3",
+    ),
     "racing-migrating": ("old-place-seen-for-20-runs:every=5",),
     "racing-clocks-through-moves": ("clock-not-logged-beside-a-vcpu", "clock-stays-after-move"),
     "racing-clocks-and-host-memory": ("clock-writes-beyond:every=9", "clock-after-deletion"),

@@ -237,6 +237,25 @@ SCENARIOS = (
         needs=("sync_mmu",),
     ),
     race(
+        "pages-fetched-later",
+        "Guests that meet a page for which userfaultfd is in charge wait until it is fetched, and "
+        "go on with its content.",
+        (_ONE.create(),),
+        (
+            host(
+                change("fetch_later", "a", 0),
+                change("settle", "a", 0),
+                change("fetch_later", "a", 0, 2),
+                change("settle", "a", 0, 2),
+                rounds=12,
+            ),
+            host(_NEXT.create(), _NEXT.delete(), rounds=10),
+        ),
+        _VCPUS,
+        source="KVM_CAP_SYNC_MMU; userfaultfd.rst; hva_to_pfn: mmu_invalidate_retry_gfn",
+        needs=("sync_mmu",),
+    ),
+    race(
         "migrating",
         "A vCPU that migrates between threads sees the current slots, as if it stayed in one.",
         (_ONE.create(),),

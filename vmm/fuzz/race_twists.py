@@ -167,7 +167,9 @@ def _child(parts: Parts) -> Parts:
 
 
 def _leaves_memory(op: AnyOperation) -> bool:
-    return not isinstance(op, ChangeHostMemory) or CHANGES[op.how].leaves_pages
+    if not isinstance(op, ChangeHostMemory):
+        return True
+    return CHANGES[op.how].leaves_pages and op.how not in ("fetch_later", "settle")
 
 
 def _keeps_content(op: AnyOperation) -> bool:

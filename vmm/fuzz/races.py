@@ -57,7 +57,11 @@ _HUGE_SHARE = 0.15
 _KEPT = "kept"
 """The mapping that the host writes to and never takes away."""
 
-_MOVES = 0.1
+_MOVES = 0.15
+_UNDONE: tuple[tuple[HostChangeKind, HostChangeKind], ...] = (
+    ("move_away", "move_back"),
+    ("fetch_later", "settle"),
+)
 _PAIRS: tuple[tuple[HostChangeKind, ...], ...] = (
     *(("drop",), ("punch",), ("unmap", "map"), ("forbid", "allow")),
     *(("write_protect", "allow"), ("map_fresh", "map"), ("page_out",), ("truncate", "extend")),
@@ -193,12 +197,13 @@ def _change(dice: Dice, features: Features, mappings: Sequence[Mapping]) -> Iter
 def _moving(
     dice: Dice, mappings: Sequence[Mapping], operations: Sequence[HostAction]
 ) -> Iterator[HostAction]:
-    """Yield operations, and between them moves of memory away and back.
+    """Yield operations, and among them a change of memory that the thread has to undo.
 
-    What takes pages of the same memory away is left out, and so are moves of files.
+    What takes pages of the same memory away is left out, and so are such changes of files.
     """
+    change, undone = dice.pick(_UNDONE)
     taken = next(each for each in mappings if each.name != _KEPT and each.of != _KEPT)
-    if taken.kind not in CHANGES["move_away"].kinds:
+    if taken.kind not in CHANGES[change].kinds:
         yield from operations
         return
     stay = [
@@ -211,9 +216,9 @@ def _moving(
     at = dice.between(1, len(stay))  # The first operation names the thread's slot.
     until = at + dice.below(len(stay) + 1 - at)
     yield from stay[:at]
-    yield ChangeHostMemory(place, pages, "move_away")
+    yield ChangeHostMemory(place, pages, change)
     yield from (op for op in stay[at:until] if not isinstance(op, ChangeHostMemory))
-    yield ChangeHostMemory(place, pages, "move_back")
+    yield ChangeHostMemory(place, pages, undone)
     yield from stay[until:]
 
 

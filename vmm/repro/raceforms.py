@@ -289,7 +289,9 @@ def _word(value: int) -> str:
 
 
 def _loss(row: Row, page: PageKey) -> str:
-    return "EMPTIES" if page in row.cleared else "PASSES_FRESH" if page in row.fresh else "KEEPS"
+    if page in row.losing:
+        return "PASSES_FRESH" if row.is_fresh else "LOSES_WRITES"
+    return "EMPTIES" if page in row.cleared else "KEEPS"
 
 
 def _bool(value: bool) -> str:

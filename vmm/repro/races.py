@@ -50,8 +50,11 @@ class Row:
     between: tuple[bool, ...]
     reach: dict[PageKey, Access]
     cleared: tuple[PageKey, ...] = ()
-    fresh: tuple[PageKey, ...] = ()
-    """The pages that were moved away: while the call is under way, they may be fresh memory."""
+    losing: tuple[PageKey, ...] = ()
+    """The pages to which writes may be lost while the call is under way."""
+
+    is_fresh: bool = False
+    """Whether those pages may be fresh memory meanwhile."""
 
     logged: Logged = field(default_factory=Logged)
 
@@ -112,7 +115,7 @@ class RaceTables:
         """Return the thread that changes each page, or -1. Raises InexpressibleError."""
 
         def state(row: Row, page: PageKey) -> object:
-            return row.reach.get(page), page in row.cleared, page in row.fresh
+            return row.reach.get(page), page in row.cleared, page in row.losing
 
         return [self._owner(partial(state, page=page)) for page in self.pages]
 
@@ -271,9 +274,10 @@ class _Player:
         answers = tuple(dict.fromkeys((errno_of(outcome), *map(errno_of, outcomes))))
         row = self._row(answers, between)
         row.cleared = tuple(emptied)
-        if isinstance(op, ChangeHostMemory) and op.how == "move_away":
+        if isinstance(op, ChangeHostMemory) and op.how in ("move_away", "fetch_later"):
+            row.is_fresh = op.how == "move_away"
             first = op.place.offset // PAGE_SIZE_BYTES
-            row.fresh = tuple((op.place.mapping, first + at) for at in range(op.pages))
+            row.losing = tuple((op.place.mapping, first + at) for at in range(op.pages))
         row.logged = self._logged(logs)
         return row
 

@@ -47,7 +47,7 @@ _BACKED = ("anonymous", "shared", "memfd", "thp", "hugetlb")
 JUDGED_CHANGES = (
     *("drop", "punch", "unmap", "map", "forbid", "allow"),
     *("write_protect", "page_out", "collapse", "map_fresh", "fork", "reap"),
-    *("truncate", "extend", "move_away", "move_back"),
+    *("truncate", "extend", "move_away", "move_back", "fetch_later", "settle"),
 )
 """The kinds of change that can be judged while other threads use the memory."""
 
@@ -58,14 +58,12 @@ _EMPTIES = ("punch", "truncate", "extend")
 """The changes after which a file itself has lost content."""
 
 TWO_FILES = "a page would show one file or another, and of each page the words of one are followed"
-_PAGER = "which pages a userfaultfd was asked for depends on an order that nobody knows"
+_PAGER = "a write between the copy and the protection of a page is taken for one that was missed"
 
 NOT_JUDGED: Mapping[str, str] = {
     "map_file": TWO_FILES,
     "merge": "the kernel merges pages when it likes, and long after a race",
-    "fetch_later": _PAGER,
     "guard": _PAGER,
-    "settle": _PAGER,
 }
 """Why the other kinds of change cannot be judged in a race."""
 
@@ -119,7 +117,7 @@ def race_problem(
         return ".hosts: one has to have a number of rounds"
     for number, host in enumerate(race.hosts):
         found = _host_problem(host, len(race.guests), mappings, spaces)
-        found = found or _child_problem(host) or _moving_problem(host)
+        found = found or _child_problem(host) or _undoing_problem(host)
         if found:
             return f".hosts[{number}]{found}"
     for number, guest in enumerate(race.guests):
@@ -185,23 +183,38 @@ def _child_problem(host: HostThread) -> str:
     return ""
 
 
-def _moving_problem(host: HostThread) -> str:
-    """Check that a thread moves back what it moves away, and finds it whole in each round."""
-    away: set[tuple[str, int]] = set()
-    moved: set[str] = set()
+_UNDONE: Mapping[HostChangeKind, HostChangeKind] = {
+    "move_away": "move_back",
+    "fetch_later": "settle",
+}
+"""The changes that a thread undoes itself, and by what."""
+
+_WHOLE = (*_UNDONE.keys(), *_UNDONE.values())
+
+
+def _undoing_problem(host: HostThread) -> str:
+    """Check that a thread undoes what it does to pages, and finds them whole in each round."""
+    done: set[tuple[HostChangeKind, str, int]] = set()
+    meant: set[str] = set()
     for op in host.operations:
-        if isinstance(op, ChangeHostMemory) and op.how in ("move_away", "move_back"):
-            first = op.place.offset // PAGE_SIZE_BYTES
-            pages = {(op.place.mapping, first + page) for page in range(op.pages)}
-            if op.how == "move_back" and not pages <= away:
-                return ".operations: a thread moves back what it has moved away itself"
-            away = away - pages if op.how == "move_back" else away | pages
-            moved.add(op.place.mapping)
-    if away:
-        return ".operations: a thread moves back whatever it moves away"
+        if not isinstance(op, ChangeHostMemory) or op.how not in _WHOLE:
+            continue
+        first = op.place.offset // PAGE_SIZE_BYTES
+        undoing = _UNDONE.get(op.how, op.how)
+        pages = {(undoing, op.place.mapping, first + page) for page in range(op.pages)}
+        if op.how in _UNDONE:
+            done |= pages
+        elif pages <= done:
+            done -= pages
+        else:
+            return f".operations: {op.how!r} undoes what the thread has done itself"
+        meant.add(op.place.mapping)
+    for how, undone in _UNDONE.items():
+        if any(undone == each for each, *_ in done):
+            return f".operations: a thread ends each {how!r} by {undone!r}"
     for index, op in enumerate(host.operations):
-        if _how(op) in _TAKES and isinstance(op, ChangeHostMemory) and op.place.mapping in moved:
-            return f".operations[{index}].how: {op.how!r} takes a mapping whose pages never move"
+        if _how(op) in _TAKES and isinstance(op, ChangeHostMemory) and op.place.mapping in meant:
+            return f".operations[{index}].how: {op.how!r} takes a mapping whose pages stay"
     return ""
 
 
@@ -323,7 +336,7 @@ def _changed(op: HostAction, mappings: Mappings) -> Iterator[Changed]:
         yield "child", "", range(1)
     elif isinstance(op, ChangeHostMemory):
         first = op.place.offset // PAGE_SIZE_BYTES
-        if op.how in ("move_away", "move_back"):
+        if op.how in _WHOLE:
             yield "page", f"{op.place.mapping}+", range(mappings[op.place.mapping].pages)
         elif op.how in ("truncate", "extend"):
             for view in _views(op.place.mapping, mappings):
@@ -344,13 +357,17 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
     takes = {
         op.place.mapping
         for op in changes
-        if isinstance(op, ChangeHostMemory) and op.how in (*_TAKES, "move_away")
+        if isinstance(op, ChangeHostMemory) and op.how in (*_TAKES, *_UNDONE)
     }
     for op in changes:
         if isinstance(op, ChangeHostMemory) and op.how == "truncate":
             takes.update(_views(op.place.mapping, mappings))
     if any(_how(op) == "fork" for op in changes):
-        others = {how for how in map(_how, changes) if how and not CHANGES[how].leaves_pages}
+        others = {
+            how
+            for how in map(_how, changes)
+            if how and (how in _WHOLE or not CHANGES[how].leaves_pages)
+        }
         if others:
             what = " and ".join(map(repr, sorted(others)))
             return f".hosts: a forked child looks at memory that {what} may take away"

@@ -360,7 +360,11 @@ static void note_host_change(const struct host_change *change)
         struct vm *vm = vms[fd];
         if (!vm || !vm->fault->host_changes)
             continue;
-        pthread_mutex_lock(&vm->lock);
+        /* Who has the lock may wait for a vCPU that waits for this page. */
+        if (change->kind == HOST_COPIES && pthread_mutex_trylock(&vm->lock))
+            continue;
+        if (change->kind != HOST_COPIES)
+            pthread_mutex_lock(&vm->lock);
         vm->fault->host_changes(vm, change);
         pthread_mutex_unlock(&vm->lock);
     }

@@ -416,7 +416,7 @@ def test_a_change_of_memory_is_judged_in_a_race_or_it_is_said_why_not() -> None:
     assert all(why.count(" ") > 5 for why in NOT_JUDGED.values())
 
 
-@pytest.mark.parametrize("how", ["map_file", "merge", "guard", "fetch_later"])
+@pytest.mark.parametrize("how", ["map_file", "merge", "guard"])
 def test_what_is_not_judged_in_a_race_is_refused_with_the_reason(how: HostChangeKind) -> None:
     change = ChangeHostMemory(Place("a"), 1, how, Place("b") if how == "map_file" else None)
     race = Race((HostThread((change,)),), (GuestThread((READ,)),))
@@ -546,17 +546,54 @@ def test_a_write_may_be_lost_while_its_page_is_moved_away(
     assert verdict.status is status
 
 
+LATER, SETTLE = (ChangeHostMemory(Place("a"), 1, how) for how in ("fetch_later", "settle"))
+
+
+@pytest.mark.parametrize(
+    ("window", "found", "status"),
+    [
+        ((5, 15), PAGE_A, Status.PASSED),
+        ((5, 15), Touched(0), Status.DIFFERS),
+        ((21, 22), PAGE_A, Status.PASSED),
+        ((21, 22), GONE, Status.DIFFERS),
+        ((25, 35), Touched(0), Status.DIFFERS),
+    ],
+)
+def test_memory_that_is_fetched_later_is_what_it_was(
+    window: tuple[int, int], found: Touched, status: Status
+) -> None:
+    calls = (Call(10, 20, Done()), Call(30, 40, Inspected(())))
+    verdict = played(CREATE, (LATER, SETTLE), READ, calls, ((*window, found),))
+    assert verdict.status is status
+
+
+@pytest.mark.parametrize(
+    ("window", "status"),
+    [((5, 15), Status.PASSED), ((5, 9), Status.DIFFERS), ((21, 22), Status.DIFFERS)],
+)
+def test_a_write_may_be_lost_while_its_page_is_copied_and_dropped(
+    window: tuple[int, int], status: Status
+) -> None:
+    calls = (Call(10, 20, Done()), Call(30, 40, Inspected(())))
+    verdict = played(CREATE, (LATER, SETTLE), WRITE, calls, ((*window, WROTE),))
+    assert verdict.status is status
+
+
 FORBID = ChangeHostMemory(Place("a", PAGE_SIZE_BYTES), 1, "forbid")
 
 
 @pytest.mark.parametrize(
     ("threads", "why"),
     [
-        ([(AWAY,)], "a thread moves back whatever it moves away"),
-        ([(AWAY, BACK, AWAY)], "a thread moves back whatever it moves away"),
-        ([(AWAY, BACK, FORBID)], "'forbid' takes a mapping whose pages never move"),
+        ([(AWAY,)], "a thread ends each 'move_away' by 'move_back'"),
+        ([(AWAY, BACK, AWAY)], "a thread ends each 'move_away' by 'move_back'"),
+        ([(AWAY, BACK, FORBID)], "'forbid' takes a mapping whose pages stay"),
         ([(AWAY, BACK), (FORBID,)], "another thread changes page a"),
         ([(HostWrite(Place("a"), 1),), (AWAY, BACK)], "is written and taken away"),
+        ([(LATER,)], "a thread ends each 'fetch_later' by 'settle'"),
+        ([(LATER, SETTLE), (DROP,)], "another thread changes page a"),
+        ([(HostWrite(Place("a"), 1),), (LATER, SETTLE)], "is written and taken away"),
+        ([(FORK, REAP), (LATER, SETTLE)], "looks at memory that 'fetch_later' and 'settle' may"),
     ],
 )
 def test_what_is_moved_in_a_race_comes_back(

@@ -99,7 +99,7 @@ class HostSide:
         views = (*_views(race), *((0, gfn) for gfn in gfns))
         self.places = {view: Track(self._reached(view)) for view in views}
         self.presence: dict[PageKey, Track[Access]] = {}
-        self._fresh: dict[PageKey, Track[bool]] = {}
+        self._losing: dict[PageKey, Track[str]] = {}
         self.logs: list[Logging] = []
         self.rules: set[Rule] = set()
         self._changes: list[Interval] = []
@@ -315,23 +315,32 @@ class HostSide:
             self.words.clear_page(who, mapping, page, interval)
         for key in affected:
             self.presence.setdefault(key, Track(self._backing.access(*key)))
-        if op.how == "move_away":
-            self._pass_fresh(affected, interval)
+        if op.how in ("move_away", "fetch_later"):
+            self._note_losing(op.how, affected, interval)
         self._backing.follow(op)
         if CHANGES[op.how].access is not None or op.how in ("truncate", "extend"):
             for key in affected:
                 self.presence[key].change(*interval, self._backing.access(*key))
 
-    def _pass_fresh(self, pages: Iterable[PageKey], interval: Interval) -> None:
-        """Note that fresh memory stood at the addresses of pages, until they were reserved."""
+    def _note_losing(self, how: str, pages: Iterable[PageKey], interval: Interval) -> None:
+        """Note that writes to pages may be lost while a change is under way."""
         for key in pages:
-            track = self._fresh.setdefault(key, Track(initial=False))
-            track.change(*interval, state=False, passing=(True,))
+            track = self._losing.setdefault(key, Track(""))
+            track.change(*interval, state="", passing=(how,))
+
+    def may_lose(self, mapping: str, page: int, interval: Interval) -> bool:
+        """Whether a write to a page may have been lost.
+
+        It went to fresh memory in place of a page that was moved away, or to a page that was
+        dropped after it had been copied, for userfaultfd.
+        """
+        track = self._losing.get((mapping, page))
+        return track is not None and any(track.within(*interval))
 
     def may_be_fresh(self, mapping: str, page: int, interval: Interval) -> bool:
         """Whether an access may have met fresh memory, in place of a page that was moved away."""
-        track = self._fresh.get((mapping, page))
-        return track is not None and True in track.within(*interval)
+        track = self._losing.get((mapping, page))
+        return track is not None and "move_away" in track.within(*interval)
 
     def _is_private(self, view: View) -> bool:
         return view[0] == 0 and self._backing.is_private(view[1])

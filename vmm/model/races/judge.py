@@ -190,7 +190,7 @@ class RaceJudge:
         for place in places:
             at = place.page * PAGE_SIZE_BYTES + offset
             who = f"vCPU {vcpu}"
-            lasts = certain and not self._host.may_be_fresh(place.mapping, place.page, interval)
+            lasts = certain and not self._host.may_lose(place.mapping, place.page, interval)
             self._host.words.write(who, place.mapping, at, interval, op.value, lasts)
             self._note_dirty(vcpu, place, interval, certain)
 

@@ -45,8 +45,9 @@ struct race_call {
 	uint64_t slot_pages;
 };
 
-/* What a call does to the content of a page: it may show fresh memory while it is under way. */
-enum loss { KEEPS, EMPTIES, PASSES_FRESH };
+/* What a call does to the content of a page: while it is under way, writes may be lost, and the
+ * page may be fresh memory. */
+enum loss { KEEPS, EMPTIES, LOSES_WRITES, PASSES_FRESH };
 
 /* Row n of each table holds after n calls; from `again` on the rows repeat. */
 struct race_host {

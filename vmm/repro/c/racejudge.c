@@ -49,8 +49,9 @@ static unsigned reach_of(const struct race *race, int page, uint64_t begin, uint
 	return found;
 }
 
-/* Whether fresh memory may have stood in place of a page in an interval. */
-static bool may_be_fresh(const struct race *race, int page, uint64_t begin, uint64_t end)
+/* Whether a page may have suffered at least this loss in an interval. */
+static bool may_lose(const struct race *race, int page, uint64_t begin, uint64_t end,
+		     enum loss least)
 {
 	int owner = page < 0 ? -1 : race->page_owners[page];
 
@@ -60,7 +61,7 @@ static bool may_be_fresh(const struct race *race, int page, uint64_t begin, uint
 	     i <= calls_by(&race_hosts[owner], end, false); i++) {
 		const struct race_host *host = &race->hosts[owner];
 
-		if (host->loss[row_after(host, i) * race->page_count + page] == PASSES_FRESH)
+		if (host->loss[row_after(host, i) * race->page_count + page] >= least)
 			return true;
 	}
 	return false;
@@ -143,8 +144,9 @@ static void judge_write(const struct race *race, unsigned cpu, size_t number,
 	if (!met->stopped && !met->exits && found.count) {
 		for (unsigned i = 0; i < found.count; i++) {
 			const struct place *place = &found.place[i];
-			bool lasts = found.count == 1 && !may_be_fresh(race, place->tracked,
-								       window->begin, window->end);
+			bool lasts = found.count == 1
+				     && !may_lose(race, place->tracked, window->begin, window->end,
+						  LOSES_WRITES);
 
 			note_write(place->mapping, place->page * PAGE + step->gpa % PAGE, false,
 				   window->begin, window->end, value, lasts);
@@ -204,7 +206,7 @@ static bool is_right_read(const struct race *race, const struct race_step *step,
 			     window->end, met->value))
 			return true;
 		if (!met->value
-		    && may_be_fresh(race, place->tracked, window->begin, window->end))
+		    && may_lose(race, place->tracked, window->begin, window->end, PASSES_FRESH))
 			return true;
 	}
 	return false;
