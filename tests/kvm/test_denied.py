@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -99,3 +100,48 @@ def test_a_result_that_cannot_be_put_in_place_is_the_hosts(tmp_path: Path, numbe
     assert result.stderr == f"vmm: the host: result.json: {os.strerror(number)}\n"
     assert "PASSED" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+GROUPS = Path("/sys/fs/cgroup/pids")
+
+
+@pytest.fixture
+def few_processes(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+    """Lets the process that calls it, and what it starts, be so many processes at most."""
+    group = GROUPS / f"vmm-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "pids.max").write_text(str(request.param))
+    except OSError:
+        pytest.skip("needs the right to make a control group of version 1 for processes")
+
+    def enter() -> None:
+        (group / "cgroup.procs").write_text("0")
+
+    yield enter
+    deadline = time.monotonic() + 20
+    while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    group.rmdir()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+@pytest.mark.parametrize("few_processes", [2], indirect=True)
+def test_a_vcpu_that_gets_no_process_is_the_hosts(
+    tmp_path: Path, command: tuple[str, ...], few_processes: Callable[[], None]
+) -> None:
+    result = ended(command, tmp_path, few_processes)
+    assert result.returncode == 3, result
+    assert "can be started (ulimit -u, pids.max)" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("few_processes", [6], indirect=True)
+def test_a_race_whose_threads_cannot_all_be_started_is_the_hosts(
+    tmp_path: Path, few_processes: Callable[[], None]
+) -> None:
+    names = ("racing-move", "racing-delete-and-create", "racing-clear")
+    result = ended(("check", *names, "--jobs", "1"), tmp_path, few_processes)
+    assert result.returncode == 3, result
+    assert "the host: can't start new thread" in result.stdout
+    assert "died" not in result.stdout
+    assert result.stderr == ""

@@ -6,6 +6,7 @@ Guests access gpas below 4 GiB in big real mode, and higher ones in 64-bit mode.
 import errno
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from typing import ParamSpec, TypeVar
 
@@ -25,6 +26,7 @@ from vmm.execution.instructions import (
     registers_of,
     table_of,
 )
+from vmm.execution.processes import check_processes
 from vmm.kvm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
 from vmm.kvm.registers import Registers, check_values
 from vmm.kvm.vcpu import Vcpu
@@ -354,6 +356,7 @@ class GuestCpu:
                 try:
                     leaving = run(*arguments, **named)
                 except KvmError as error:
+                    check_processes(error, partial(run, *arguments, **named))
                     interruptions += 1
                     if (
                         error.request is not Ioctl.RUN

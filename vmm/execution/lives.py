@@ -17,6 +17,7 @@ from kvm_abi.uapi import USUAL_TSS_GPA, Cap, VmType
 from vmm.execution.callers import Caller, NoLifeError
 from vmm.execution.kernelmemory import growth
 from vmm.execution.leftovers import Leftovers
+from vmm.execution.processes import check_processes
 from vmm.host.child import fork
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import HostAddress, HostMapping
@@ -135,6 +136,7 @@ class _Life(Closing):
         self.vcpu = self.vm.create_vcpu(0)
         self.vcpu.enter_big_real_mode(0, 0)
         self.end = ""
+        self.shortage: OSError | None = None
         """Why the vCPU stopped, if not by a signal."""
 
     def _bound_memfd(self) -> int:
@@ -187,6 +189,10 @@ class _Life(Closing):
         try:
             self.end = repr(self.vcpu.run())
         except KvmError as error:
+            try:
+                check_processes(error, self.vcpu.run)
+            except OSError as shortage:
+                self.shortage = shortage
             if error.errno != errno.EINTR:
                 self.end = str(error)
 
@@ -203,7 +209,7 @@ class _Running:
         self._thread.start()
         try:
             self.wait_for_more()
-        except NoLifeError:
+        except (NoLifeError, OSError):
             signal.signal(_SIGNAL, self._handler)
             raise
         return self
@@ -215,11 +221,14 @@ class _Running:
         signal.signal(_SIGNAL, self._handler)
 
     def wait_for_more(self) -> None:
-        """Wait until the guest counts further. Raises ``NoLifeError`` if it does not run."""
+        """Wait until the guest counts further.
+
+        Raises ``NoLifeError`` if it does not run, and OSError if the host does not let it.
+        """
         before = self._life.count
         while self._life.count == before:
             if not self._thread.is_alive():
-                raise NoLifeError(self._life.end)
+                raise self._life.shortage or NoLifeError(self._life.end)
             os.sched_yield()
 
 
@@ -229,9 +238,11 @@ def _held_by_a_child(kvm: Kvm) -> None:
         read_end, write_end = os.pipe()
         child = fork()
         if child == 0:
-            os.close(write_end)
-            os.read(read_end, 1)
-            os._exit(0)
+            try:
+                os.close(write_end)
+                os.read(read_end, 1)
+            finally:
+                os._exit(0)
         os.close(read_end)
         life.vm.close()
         os.close(write_end)

@@ -76,7 +76,7 @@ def run_race(race: Race, machine: Machine, memory: HostMemory) -> Raced:
     guests = [_Guest(run, index, thread) for index, thread in enumerate(race.guests)]
     hosts = [_Host(run, thread, guests) for thread in race.hosts]
     counted = [host for host, thread in zip(hosts, race.hosts, strict=True) if thread.rounds]
-    with _short_turns():
+    with _short_turns(), _all_ended(run, (*guests, *hosts)):
         for guest in guests:
             guest.start()
         # Every vCPU has mapped the initial state before it changes.
@@ -102,6 +102,20 @@ def run_race(race: Race, machine: Machine, memory: HostMemory) -> Raced:
         tuple(tuple(guest.helped) for guest in guests if machine.rings.exist),
         tuple(machine.rings.harvest(i) for i in range(len(guests)) if machine.rings.exist),
     )
+
+
+@contextmanager
+def _all_ended(run: "_Run", threads: Sequence["_Thread"]) -> Iterator[None]:
+    """If the block fails, end the threads that it has started: what they use is freed after it."""
+    try:
+        yield
+    except BaseException:
+        run.over = True
+        run.note_progress()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
+        raise
 
 
 class _Run:

@@ -66,7 +66,10 @@ _NOT_LOADED = (
 )
 """What dlopen(3) says without an errno's text where memory ran out, or a full disk cut a file."""
 
-_LIMITS = {errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u"}
+_NO_THREAD = "can't start new thread"
+"""What Python says where the host allows no more processes."""
+
+_LIMITS = {errno.EFBIG: "ulimit -f", errno.EMFILE: "ulimit -n", errno.EAGAIN: "ulimit -u, pids.max"}
 """The resource limit that may have made a call of this program's own fail."""
 
 
@@ -126,6 +129,8 @@ def is_short(error: BaseException) -> bool:
     host denies a call that is not KVM's.
     """
     if isinstance(error, MemoryError) or is_cut_off(error) or is_unreadable(error):
+        return True
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
         return True
     if not isinstance(error, OSError):
         return False
