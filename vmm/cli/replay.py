@@ -150,7 +150,8 @@ def _about(trace: Trace) -> Iterator[Text]:
     yield heading(trace.name, text)
     for name, times in trace.passed_over.items():
         first = trace.first_lines[name]
-        yield remark("left out", f"{times} x {name}, which says too little here (line {first})")
+        why = "" if ", which " in name else ", which says too little here"
+        yield remark("left out", f"{times} x {name}{why} (line {first})")
     for note in trace.notes[:5]:
         yield remark("note", note)
 

@@ -263,7 +263,8 @@ class _Reader:
         elif request in AS_OPERATIONS:
             self._on_vm(call, fd, request, argument)
         elif request in CONCERNED:
-            self._passed(request, call)
+            is_read = argument.startswith("{")  # `vmm record` has read it.
+            self._passed(f"{request}, which is not judged" if is_read else request, call)
         elif _is_begun(request):
             self._damaged(call, fd)
 
@@ -311,7 +312,7 @@ class _Reader:
         if file is None or file.vm is None:
             self._passed(request, call)
         elif self._processes.is_foreign(call.pid, file, call.error == errno.EIO):
-            self._passed(f"{request} by a forked child", call)
+            self._passed(f"{request} by a forked child, which changes nothing", call)
         elif operation is not None and call.returned is not None:
             file.vm.add(VmCall(_line(call), request, operation, call.error, max(0, call.returned)))
         elif request == SET_TSS_ADDR:

@@ -135,7 +135,8 @@ class Trace(msgspec.Struct):
     """Everything that was understood of a trace.
 
     ``vms`` are in the order of their creation. ``passed_over`` counts, by name, the calls that
-    concern memory but cannot be replayed; ``first_lines`` has the line of the first.
+    concern memory but cannot be replayed, and says why if not for want of their arguments;
+    ``first_lines`` has the line of the first.
     ``strange`` is the first line that has a call on a memslot, but does not begin as strace's.
     """
 

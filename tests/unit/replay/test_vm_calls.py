@@ -98,7 +98,8 @@ def test_a_capability_that_a_trace_does_not_ask_for_is_assumed() -> None:
 def test_the_answer_to_a_forked_child_is_left_out_by_name() -> None:
     forked = "7 clone(child_stack=NULL, flags=CLONE_CHILD_SETTID|SIGCHLD) = 8"
     trace = trace_of(KVM, forked, LOGGED, get(0, EIO).replace("7 ", "8 ", 1), get())
-    assert trace.passed_over == {"KVM_GET_DIRTY_LOG by a forked child": 1}
+    name = "KVM_GET_DIRTY_LOG by a forked child, which changes nothing"
+    assert trace.passed_over == {name: 1}
     assert judged(replay_of(trace, trace.vms[0])).verdict.status is Status.PASSED
 
 
@@ -136,3 +137,13 @@ def test_each_altered_answer_on_a_log_of_a_real_trace_is_found() -> None:
         assert (found.verdict.status, found.assumed) == (Status.DIFFERS, ())
         assert found.line is not None
         assert found.line.number == number
+
+
+def test_what_was_read_but_is_not_judged_is_named_so() -> None:
+    fields = "{address=0x1000, size=8192, attributes=0x8, flags=0x0}"
+    read = f"7 ioctl(8, KVM_SET_MEMORY_ATTRIBUTES, {fields}) = 0"
+    pointer = "7 ioctl(8, KVM_SET_MEMORY_ATTRIBUTES, 0x7ffe) = 0"
+    assert trace_of(KVM, LOGGED, read, pointer).passed_over == {
+        "KVM_SET_MEMORY_ATTRIBUTES, which is not judged": 1,
+        "KVM_SET_MEMORY_ATTRIBUTES": 1,
+    }
