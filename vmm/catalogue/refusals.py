@@ -240,8 +240,9 @@ _LOGGED = Slot(9, 0x124, at("b", 4), pages=2, flags=LOG_DIRTY_PAGES)
 
 
 def _calls_on(slot: Slot) -> Iterator[SetUserMemoryRegion]:
-    """Yield what may be done with a slot, with each combination of valid flags."""
-    for flags in (0, LOG_DIRTY_PAGES, READONLY, READONLY | LOG_DIRTY_PAGES):
+    """Yield what may be done with a slot: with its flags, or with any if it does not exist."""
+    each = (0, LOG_DIRTY_PAGES, READONLY, READONLY | LOG_DIRTY_PAGES)
+    for flags in each if slot is _NEW else (slot.flags,):
         yield slot.change(flags)
         yield slot.move(0x130, flags)
         yield but(slot.delete(), flags=flags)
@@ -265,8 +266,8 @@ def _each_wrong(slot: Slot) -> Iterator[SetUserMemoryRegion]:
 _COMBINED = (
     _refused_often(
         "refuse-each-wrong-value-with-each-flag",
-        "A wrong value is refused whatever the valid flags are: to create, to change a plain, a "
-        "READONLY or a logged slot, to move it and to delete it.",
+        "A wrong value is refused whatever the valid flags are: to create a slot, and to change, "
+        "move or delete a plain, a READONLY or a logged one.",
         *creates(_READABLE, _LOGGED),
         *(wrong for slot in (_NEW, _LIVE, _READABLE, _LOGGED) for wrong in _each_wrong(slot)),
         *(read(slot.gfn + page) for slot in (_NEW, _LIVE, _READABLE, _LOGGED) for page in (0, 1)),
