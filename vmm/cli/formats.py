@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 from rich.console import Console
 
 from vmm.cli.errors import usable
-from vmm.cli.output import console, print_lines, width_of
+from vmm.cli.output import console, console_of, print_lines, width_of
 from vmm.cli.required import FILE, OptionalValues, json_option
 from vmm.cli.unfinished import (
     Early,
@@ -232,7 +232,7 @@ def outputs(chosen: Sequence[Wanted], text: Text, *, runs: bool = True) -> Itera
                 continue
             stream = _opened(stack, each.file)
             if each.name == "text":
-                reporters.append(_text(Console(file=stream, highlight=False), text))
+                reporters.append(_text(console_of(stream), text))
             else:
                 reporters.append(_document(each.name)(partial(_write, stream)))
         show_steps = any(each.name in _SHOW_STEPS for each in chosen)

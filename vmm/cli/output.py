@@ -1,7 +1,7 @@
 """Printing: lines of styled text, and live progress on a terminal."""
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.text import Text
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+_USUAL_COLUMNS = 80
+
+
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leave the exit status to the command; rich would make it 1, which is a verdict here."""
@@ -21,7 +24,19 @@ class _Console(Console):
 
 def console(stderr: bool = False) -> Console:
     """Return the console that commands print to."""
-    return _Console(stderr=stderr, highlight=False)
+    return _wide_enough(_Console(stderr=stderr, highlight=False))
+
+
+def console_of(stream: IO[str]) -> Console:
+    """Return a console that prints to a file."""
+    return _wide_enough(Console(file=stream, highlight=False))
+
+
+def _wide_enough(made: Console) -> Console:
+    """Return a console that prints: with COLUMNS=0 rich would cut each line to nothing."""
+    if made.width < 1:
+        made.width = columns_of(2 if made.stderr else 1) or _USUAL_COLUMNS
+    return made
 
 
 def width_of(to: Console) -> int | None:

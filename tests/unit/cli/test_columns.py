@@ -159,3 +159,12 @@ def test_a_line_is_broken_between_words() -> None:
     assert wrapped("  one two three", 9) == "  one two\n    three"
     assert wrapped("a-very-long-word", 9) == "a-very-long-word"
     assert wrapped("as it is", None) == "as it is"
+
+
+@pytest.mark.parametrize("words", ["judge {}/h.jsonl", "judge {}/h.jsonl --format text:{}/text"])
+def test_no_columns_at_all_lose_nothing(files: Path, words: str) -> None:
+    command = words.format(files, files).split()
+    usual, none = (vmm(*command, COLUMNS=columns) for columns in ("", "0"))
+    assert usual.output == none.output
+    text = files / "text"
+    assert "PASSED" in none.output + (text.read_text() if text.exists() else "")
