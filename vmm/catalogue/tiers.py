@@ -29,19 +29,22 @@ _NAMES = """
     interrupt-tables-that-are-readonly-without-quirk interrupt-tables-that-change-in-64-bits
     interrupt-tables-that-change-in-64-bits-without-quirk
     interrupt-tables-that-change-without-quirk memfd-closed-after-its-vm
+    memfd-refuse-one-of-another-vm memfd-shared-and-vm-closed
     memfd-shared-parts-in-another-order memfd-two-files move-again-and-again-and-back
     other-vms-closed-by-another-thread other-vms-held-by-a-child other-vms-killed-while-closing
     quirks-move-one-slot refuse-the-place-of-the-guest return-from-an-interrupt-in-64-bits
-    slot-ids-against-the-order-of-gfns stack-over-two-slots start-after-code-moved-without-quirk
+    slot-ids-against-the-order-of-gfns stack-on-a-readonly-slot stack-over-two-slots
+    start-after-code-moved-without-quirk start-after-kvm-wrote-its-tables-for-the-guest
     start-after-one-table-of-other-memory-came
     start-after-one-table-of-other-memory-came-without-quirk
-    start-after-tables-of-other-memory-came start-and-map-two-megabytes-anew
+    start-after-tables-of-other-memory-came start-and-map-two-addresses-anew-below-another-entry
+    start-and-map-two-megabytes-anew
     start-and-map-two-megabytes-anew-by-a-write-across-two-entries
     start-with-logged-tables-without-quirk start-with-readonly-tables
     start-with-readonly-tables-without-quirk start-with-tables-logged-in-between
-    start-with-tables-that-move-without-quirk start-without-slots-but-page-tables-and-code
-    strings-from-a-slot-into-a-hole strings-over-readonly-borders sweep-over-many-pages
-    unmapped-zero-va-move-and-delete
+    start-with-tables-that-move start-with-tables-that-move-without-quirk
+    start-without-slots-but-page-tables-and-code strings-from-a-slot-into-a-hole
+    strings-over-readonly-borders sweep-over-many-pages unmapped-zero-va-move-and-delete
 """
 
 LEFT_TO_ALL = frozenset(_NAMES.split())
