@@ -22,6 +22,7 @@ from vmm.scenario.operations import (
 
 _Ended = Touched | Swept | Ran
 _UNKNOWN = -1
+_REAL_MODE_BITS = 0xFFFF_FFFF
 _REASONS = {"internal-error": "exit reason 17"}
 """The C program's name for a reason why a vCPU stopped, where histories have another name."""
 
@@ -72,8 +73,13 @@ def _registers(op: Instruction) -> Iterator[tuple[str, str]]:
         if name in places and op.mode == "long":
             address = f"address_of({unsigned(places[name])})"
             yield name, f"{address} + {offset:#x}" if offset else address
-        elif value := places.get(name, 0) + offset:
+        elif value := _sum(places.get(name, 0), offset, op):
             yield name, unsigned(value)
+
+
+def _sum(place: int, offset: int, op: Instruction) -> int:
+    """Return an address in real mode, where addresses have 32 bits; other registers as they are."""
+    return place + offset & _REAL_MODE_BITS if place and op.mode == "real" else place + offset
 
 
 def start(account: Account, op: Start, step: Expectation) -> list[str]:

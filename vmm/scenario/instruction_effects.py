@@ -163,6 +163,29 @@ def bts(cpu: Processor) -> None:
     cpu.undefined = OF | SF | AF | PF
 
 
+def bit_offset(op: Instruction) -> int:
+    """Return the signed place of a bit, counted from the memory operand on, of ``bts-register``.
+
+    The value's low 16 bits say it: it is at most 4 KiB away.
+    """
+    return (op.value & 0xFFFF ^ 0x8000) - 0x8000
+
+
+def bit_displacement(op: Instruction) -> int:
+    """Return how many bytes lie between the memory operand and what ``bts-register`` accesses."""
+    return bit_offset(op) // (8 * op.width) * op.width
+
+
+def bts_register(cpu: Processor) -> None:
+    """Set the bit that a register names, which may lie before or after the memory operand."""
+    op = cpu.op
+    at = cpu.di + bit_displacement(op) & _mask(8 if op.mode == "long" else 4)
+    old, bit = cpu.read(at, op.width), bit_offset(op) % (8 * op.width)
+    cpu.write(at, op.width, old | 1 << bit)
+    cpu.flags = CF if old >> bit & 1 else 0
+    cpu.undefined = OF | SF | AF | PF
+
+
 def load(cpu: Processor) -> None:
     cpu.bx = cpu.read(cpu.di, cpu.op.width)
 

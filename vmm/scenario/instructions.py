@@ -45,6 +45,8 @@ class Row:
     ``before`` and ``after`` are code that loads operands and stores results if those are not in
     general registers.
 
+    If it ``takes_bit_offset``, BX says how far from [DI] its access is; that is at the gpa.
+
     The memory operand is at [DI], or on the stack: below SP, or from SP on if it ``pops``; from BP
     on if it leaves a ``frame``. If it ``loads``, the operand is at [SI]. If it ``copies``, it has a
     source, too: at [SI], or for a stack instruction at [DI].
@@ -68,6 +70,7 @@ class Row:
     wide: int = 8
     tail: Mapping[int, bytes] = field(default_factory=dict[int, bytes])
     takes_immediate: bool = False
+    takes_bit_offset: bool = False
     sizes: Mapping[Mode, int] = field(default_factory=dict[Mode, int])
     times: int = 1
     repeats: bool = False
@@ -267,6 +270,15 @@ _BTS = Row(
     register=5,
     takes_immediate=True,
 )
+_BTS_REGISTER = Row(
+    "bts-register",
+    b"\x0f\xab",
+    effects.bts_register,
+    real=(2, 4),
+    long=(2, 4, 8),
+    has_byte_form=False,
+    takes_bit_offset=True,
+)
 _MOVS = _string("movs", b"\xa5", effects.move, copies=True)
 _STOS = _string("stos", b"\xab", effects.fill)
 _SCAS = _string("scas", b"\xaf", effects.scan)
@@ -293,6 +305,8 @@ _ROWS = (
     Row("not", b"\xf7", effects.invert, register=2),
     _locked(_BTS),
     _BTS,
+    _locked(_BTS_REGISTER),
+    _BTS_REGISTER,
     Row("cmp", b"\x39", effects.compare_register),
     Row("load", b"\x8b", effects.load),
     Row("store", b"\x89", effects.store),
@@ -410,11 +424,15 @@ def operands(op: Instruction, gpa: int, source: int) -> dict[str, int]:
         at_di, at_si = gpa + last, source + last if row.copies else gpa + last if row.loads else 0
     bits = 64 if op.mode == "long" else 32
     mask = _mask_of(op)
+    value = op.value
+    if row.takes_bit_offset:
+        value = effects.bit_offset(op)
+        at_di = at_di - effects.bit_displacement(op) & (1 << bits) - 1
     if row.frame == "leaves":  # It takes SP from BP, so SP points elsewhere before.
         top = gpa + _FRAME_BYTES & (1 << bits) - 1
     return {
         "rax": op.compare & mask,
-        "rbx": op.value & mask,
+        "rbx": value & mask,
         "rcx": op.count if row.repeats else op.value_high & mask,
         "rdx": DATA_PORT if row.port else op.compare_high & mask,
         "rsp": top if row.is_stack else 0,

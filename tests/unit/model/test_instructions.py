@@ -9,7 +9,8 @@ from vmm.scenario.content import identity
 from vmm.scenario.features import Features
 from vmm.scenario.history import DirtyPages, HostChange, Inspected, Mmio, Ran, Stopped, Touched
 from vmm.scenario.instruction_effects import AF, CF, OF, PF, SF, ZF
-from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS
+from vmm.scenario.instruction_operation import Width
+from vmm.scenario.instructions import CODE_OFFSET, INSTRUCTIONS, operands
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     READONLY,
@@ -119,6 +120,23 @@ def test_inc_leaves_the_carry_alone_and_bts_tells_the_bit() -> None:
     assert isinstance(second, Ran)
     assert (first.flags, second.flags) == (0, CF)
     assert changes(made) == (HostChange("a", 1, b"\2\0\0"),)
+
+
+@pytest.mark.parametrize(
+    ("width", "value", "begin", "bit"),
+    [(4, 9, 0x5004, 9), (4, 41, 0x5000, 9), (4, 0xFFFF, 0x5008, 31), (2, 0xFFE0, 0x5008, 0)],
+)
+def test_a_bit_may_be_named_far_from_where_its_register_points(
+    width: Width, value: int, begin: int, bit: int
+) -> None:
+    made = model()
+    op = Instruction("bts-register", 0x5004, width, value=0xAAAA << 32 | value)
+    assert operands(op, op.gpa, 0)["rdi"] == begin
+    only(made, Instruction("store", 0x5004, value=0))
+    outcome = only(made, op).outcome
+    assert isinstance(outcome, Ran)
+    assert outcome.flags == 0
+    assert only(made, Instruction("load", 0x5004)).outcome == Ran(bx=1 << bit)
 
 
 def test_a_pair_is_compared_whole_and_swapped_whole() -> None:

@@ -39,6 +39,8 @@ SOURCES = {
     "not": "not{s} (%{di})",
     "lock-bts": "lock bts{s} $0x1b, (%{di})",
     "bts": "bts{s} $0x1b, (%{di})",
+    "lock-bts-register": "lock bts{s} %{b}, (%{di})",
+    "bts-register": "bts{s} %{b}, (%{di})",
     "cmp": "cmp{s} %{b}, (%{di})",
     "load": "mov{s} (%{di}), %{b}",
     "store": "mov{s} %{b}, (%{di})",
