@@ -112,6 +112,8 @@ class GuestCpu:
         set once by ioctls, and KVM_RUN itself can set those of the next guest.
         """
         self._as_id: AsId = 0
+        self._has_run = False
+        """Whether a KVM_RUN has returned: only the first ones need a process of the host's."""
 
     def check_registers(self) -> None:
         """Compare KVM_GET_REGS with the registers that the last exit left in `kvm_run`.
@@ -356,7 +358,8 @@ class GuestCpu:
                 try:
                     leaving = run(*arguments, **named)
                 except KvmError as error:
-                    check_processes(error, partial(run, *arguments, **named))
+                    if not self._has_run:
+                        check_processes(error, partial(run, *arguments, **named))
                     interruptions += 1
                     if (
                         error.request is not Ioctl.RUN
@@ -366,6 +369,7 @@ class GuestCpu:
                         raise
                     self._clock.check()
                     continue
+                self._has_run = True
                 is_full = isinstance(leaving, DirtyRingFull)
                 if was_full and not is_full:
                     raise WrongAnswerError("KVM_RUN", _NOT_FULL, "with a full dirty ring")

@@ -289,6 +289,11 @@ static int fail_once(struct vcpu *vcpu)
     return fails ? EFAULT : 0;
 }
 
+static int fail_once_as_without_processes(struct vcpu *vcpu)
+{
+    return fail_once(vcpu) ? EAGAIN : 0;
+}
+
 /* Dirty logs and rings. */
 
 static void lose_page_63(struct vm *vm, struct log *log)
@@ -486,6 +491,10 @@ const struct fault patch_faults[] = {
          "set 1 100 1 0; set 1 200 1 0; read 200"),
     ONCE("run-efault-after-delete", arm_by_delete,
          "The first KVM_RUN after a deletion is EFAULT.", "set 1 100 1 0; delete 1; read 100"),
+    {.name = "run-eagain-after-delete", .after = arm_by_delete,
+     .enter = fail_once_as_without_processes,
+     .sentence = "The first KVM_RUN after a deletion is EAGAIN.",
+     .witness = "set 1 100 1 0; delete 1; read 100"},
     ONCE("run-efault-after-flags-only", arm_by_flags,
          "The first KVM_RUN after a change of flags is EFAULT.",
          "set 1 100 1 0; set 1 100 1 0 log; read 100"),
