@@ -136,8 +136,9 @@ class _Life(Closing):
         self.vcpu = self.vm.create_vcpu(0)
         self.vcpu.enter_big_real_mode(0, 0)
         self.end = ""
-        self.shortage: OSError | None = None
         """Why the vCPU stopped, if not by a signal."""
+        self.shortage: OSError | None = None
+        """What the host lacked for it to run."""
 
     def _bound_memfd(self) -> int:
         """Make two guest_memfds, close one, and bind the other to a slot."""

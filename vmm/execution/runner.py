@@ -222,12 +222,9 @@ class Worker(Closing):
         """
         assert self._child is not None, "nothing was started"
         self._pauses.look(self._child.is_stopped)
-        if self._is_stopped_for_good():
+        if self._pauses.stopped_s > self._limit_s:
             return 0.0
         return min(self.time_left_s, LOOK_EVERY_S)
-
-    def _is_stopped_for_good(self) -> bool:
-        return self._pauses.stopped_s > self._limit_s
 
     def _extend(self) -> float:
         """Extend the limit to the scenario's estimated demand; return by how much.
@@ -253,7 +250,7 @@ class Worker(Closing):
             while not child.answered(0):
                 wait_s = self.wait_s()
                 if not (wait_s or child.answered(0)):
-                    return self._too_late(child)
+                    return too_late(child, self._pauses, self._limit_s)
                 child.answered(wait_s)
             return child.connection.recv_bytes().removeprefix(_ANSWER).decode()
         except (EOFError, ConnectionError):
@@ -262,12 +259,6 @@ class Worker(Closing):
             return INTERRUPTED
         except OSError as error:  # Waiting itself has failed.
             return why_failed(error)
-
-    def _too_late(self, child: Child) -> str:
-        """Return why a scenario is broken off whose time is over."""
-        if self._is_stopped_for_good():
-            return f"{HOST}its process was stopped (SIGSTOP) for {self._pauses.stopped_s:.0f} s"
-        return f"{HUNG}no end within {self._limit_s:g} s; {child.stack()}"
 
     def _break_off(self, reason: str) -> bytes:
         """End the child, and the history of the scenario under way; return that history.
@@ -286,6 +277,13 @@ class Worker(Closing):
             self._tape.mend()
             self._tape.append(missing)
         return data + missing
+
+
+def too_late(child: Child, pauses: Pauses, limit_s: float) -> str:
+    """Return why a child is broken off whose time is over, or that was stopped for longer."""
+    if pauses.stopped_s > limit_s:
+        return f"{HOST}its process was stopped (SIGSTOP) for {pauses.stopped_s:.0f} s"
+    return f"{HUNG}no end within {limit_s:g} s; {child.stack()}"
 
 
 def first_ended(workers: Sequence[Worker]) -> Worker:

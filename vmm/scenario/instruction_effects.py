@@ -156,11 +156,7 @@ def invert(cpu: Processor) -> None:
 
 def bts(cpu: Processor) -> None:
     """Set the bit that the immediate names, modulo the width."""
-    width = cpu.op.width
-    old, bit = cpu.read(cpu.di, width), (cpu.op.value & 0xFF) % (8 * width)
-    cpu.write(cpu.di, width, old | 1 << bit)
-    cpu.flags = CF if old >> bit & 1 else 0
-    cpu.undefined = OF | SF | AF | PF
+    _set_bit(cpu, cpu.di, cpu.op.value & 0xFF)
 
 
 def bit_offset(op: Instruction) -> int:
@@ -180,8 +176,14 @@ def bts_register(cpu: Processor) -> None:
     """Set the bit that a register names, which may lie before or after the memory operand."""
     op = cpu.op
     at = cpu.di + bit_displacement(op) & _mask(8 if op.mode == "long" else 4)
-    old, bit = cpu.read(at, op.width), bit_offset(op) % (8 * op.width)
-    cpu.write(at, op.width, old | 1 << bit)
+    _set_bit(cpu, at, bit_offset(op))
+
+
+def _set_bit(cpu: Processor, at: int, bit: int) -> None:
+    """Set a bit of the operand at a gpa, modulo its width."""
+    width = cpu.op.width
+    old, bit = cpu.read(at, width), bit % (8 * width)
+    cpu.write(at, width, old | 1 << bit)
     cpu.flags = CF if old >> bit & 1 else 0
     cpu.undefined = OF | SF | AF | PF
 

@@ -270,13 +270,13 @@ _BTS = Row(
     register=5,
     takes_immediate=True,
 )
-_BTS_REGISTER = Row(
-    "bts-register",
-    b"\x0f\xab",
-    effects.bts_register,
-    real=(2, 4),
-    long=(2, 4, 8),
-    has_byte_form=False,
+_BTS_REGISTER = replace(
+    _BTS,
+    name="bts-register",
+    opcode=b"\x0f\xab",
+    effect=effects.bts_register,
+    register=3,
+    takes_immediate=False,
     takes_bit_offset=True,
 )
 _MOVS = _string("movs", b"\xa5", effects.move, copies=True)

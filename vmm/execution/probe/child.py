@@ -15,10 +15,11 @@ from kvm_abi.uapi import Cap
 from vmm.execution.callers import CallerDiedError, set_up_refused
 from vmm.execution.probe.features import probe_features
 from vmm.execution.probe.reach import ReachError
+from vmm.execution.runner import too_late
 from vmm.host.child import Child
 from vmm.host.pauses import LOOK_EVERY_S, Pauses
 from vmm.kvm.system import Kvm
-from vmm.scenario.endings import DIED, HOST, HUNG, is_short, of_the_host, why_failed
+from vmm.scenario.endings import DIED, is_short, of_the_host, why_failed
 from vmm.scenario.features import Features
 from vmm.scenario.slots import LEAST_SLOTS
 from vmm.scenario.trouble import Trouble
@@ -60,7 +61,7 @@ def probe(time_limit_s: float = TIME_LIMIT_S) -> Probed | Trouble:
                 pauses.look(child.is_stopped)
                 over = deadline + pauses.seconds <= time.monotonic()
                 if (over or pauses.stopped_s > time_limit_s) and not child.answered(0):
-                    return Trouble(step, reason=_too_late(child, pauses, time_limit_s))
+                    return Trouble(step, reason=too_late(child, pauses, time_limit_s))
             message: _Message = _DECODER.decode(child.connection.recv_bytes())
             if not isinstance(message, _Begun):
                 return message
@@ -69,13 +70,6 @@ def probe(time_limit_s: float = TIME_LIMIT_S) -> Probed | Trouble:
         return Trouble(step, reason=child.end() or f"{DIED}exit status 0")
     finally:
         child.end()
-
-
-def _too_late(child: Child, pauses: Pauses, time_limit_s: float) -> str:
-    """Return why the probe is broken off."""
-    if pauses.stopped_s > time_limit_s:
-        return f"{HOST}its process was stopped (SIGSTOP) for {pauses.stopped_s:.0f} s"
-    return f"{HUNG}no end within {time_limit_s:g} s; {child.stack()}"
 
 
 def _ask(to: Connection, reach_limit_s: float) -> None:
