@@ -26,6 +26,22 @@ static __attribute__((constructor)) void share_serial(void)
                                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 }
 
+static void lock_tables(void)
+{
+    pthread_mutex_lock(&tables_lock);
+}
+
+static void unlock_tables(void)
+{
+    pthread_mutex_unlock(&tables_lock);
+}
+
+/* Else a child that is forked while another thread has the lock would wait for it for ever. */
+static __attribute__((constructor)) void keep_tables_whole_in_children(void)
+{
+    pthread_atfork(lock_tables, unlock_tables, unlock_tables);
+}
+
 static bool in_tables(int fd)
 {
     return fd >= 0 && fd < MAX_DESCRIPTORS;
