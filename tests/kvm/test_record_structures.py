@@ -33,6 +33,22 @@ print(call(0x4010AE42, b"\\x01" + log[1:]))
 print(call(0xC018AEC0, struct.pack("<IIQQ", 0, 2, 0, ctypes.addressof(bitmap))))
 """
 
+PRIVATE = PROGRAM + """
+memfd = call(0xC040AED4, struct.pack("<QQ48x", 0x4000, 0))
+print("made" if memfd > kvm else "not made")
+bind = lambda slot, offset: struct.pack(
+    "<II4QI4x112x", slot, 4, slot << 16, 0x2000, hva, offset, memfd
+)
+print(call(0x40A0AE49, bind(2, 0)), call(0x40A0AE49, bind(3, 0x2000)))
+print(call(0x40A0AE49, bind(4, 0x1000)) in (17, 22))
+print(call(0x4020AED2, struct.pack("<4Q", 0x90000, 0x1001, 0, 0)))
+print(call(0x4068AEA3, struct.pack("<II4Q64x", 213, 0, 1 << 63, 0, 0, 0)))
+fcntl.ioctl(vm, 0xAE41, 0)
+print(call(0x4068AEA3, struct.pack("<II4Q64x", 223, 0, 65536, 0, 0, 0)))
+os.close(memfd)
+print(call(0x40A0AE49, bind(5, 0)))
+"""
+
 
 def test_what_such_calls_ask_for_is_in_their_lines_and_judged(tmp_path: Path) -> None:
     file = tmp_path / "trace"
@@ -53,6 +69,34 @@ def test_what_such_calls_ask_for_is_in_their_lines_and_judged(tmp_path: Path) ->
     lines = text.splitlines()
     (at,) = (at for at, line in enumerate(lines) if "{slot=1, padding1" in line)
     lines[at] = lines[at].replace("-1 ENOENT (No such file or directory)", "0")
+    file.write_text("\n".join(lines))
+    altered = subprocess.run(
+        [ROOT / "scripts" / "vmm", "replay", "--judge-only", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert altered.returncode == 1, altered.stdout
+    assert f"{file}:{at + 1}: " in altered.stdout
+
+
+def test_guest_memfds_and_what_is_refused_to_a_vm_with_a_vcpu_are_judged(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    command = ["record", "-o", str(file), "--", "python3", "-c", PRIVATE]
+    result = subprocess.run(
+        [ROOT / "scripts" / "vmm", *command], capture_output=True, text=True, check=False
+    )
+    if "are not read: the host" in result.stderr:
+        pytest.skip(result.stderr)
+    if "\nmade\n0 0\nTrue\n" not in result.stdout:
+        pytest.skip(f"the kernel lacks something: {result.stdout}")
+    assert result.returncode == 0, result.stdout
+    assert "says too little" not in result.stdout
+    assert "PASSED       as traced: 17 events" in result.stdout
+    assert "PASSED       VM 1, run here" in result.stdout
+    lines = file.read_text().splitlines()
+    (at,) = (at for at, line in enumerate(lines) if "offset=0x1000" in line)
+    lines[at] = lines[at].rpartition(" = ")[0] + " = 0"
     file.write_text("\n".join(lines))
     altered = subprocess.run(
         [ROOT / "scripts" / "vmm", "replay", "--judge-only", str(file)],

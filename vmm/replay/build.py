@@ -11,8 +11,10 @@ from typing import Literal
 
 import msgspec
 
+from vmm.replay.memfds import Memfds, memfd_name, needs_private_vm
 from vmm.replay.places import Places, guest_for
-from vmm.replay.trace import Call, Line, MemoryChange, Region, Trace, TracedVm, Unread, VmCall
+from vmm.replay.steps import Step
+from vmm.replay.trace import Call, MemoryChange, Region, Trace, TracedVm, Unread, VmCall
 from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Refused, SetUpRefused
 from vmm.scenario.limits import MAX_MAPPED_PAGES
@@ -20,18 +22,16 @@ from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
     READONLY,
-    AnyOperation,
     ChangeHostMemory,
-    ClearDirtyLog,
     CreateGuestMemfd,
-    EnableCap,
-    GetDirtyLog,
+    CreateVcpu,
     Guest,
     Hva,
     Mapping,
     Place,
     Scenario,
     SetIdentityMapAddr,
+    SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -44,19 +44,6 @@ from vmm.scenario.slots import as_id_of
 
 _NO_ROOM = "the slots leave no free id, or no free 64 KiB below 4 GiB, to a guest"
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
-
-
-class Step(msgspec.Struct, frozen=True):
-    """One operation of a scenario, and its line in the trace.
-
-    ``asked`` is the same operation with the addresses of the trace, and ``outcome`` what its kernel
-    answered; both are None if it is not a call on slots.
-    """
-
-    line: Line
-    operation: AnyOperation
-    asked: AnyOperation | None = None
-    outcome: Done | Refused | SetUpRefused | None = None
 
 
 class Replay(msgspec.Struct, frozen=True):
@@ -86,7 +73,7 @@ class Replay(msgspec.Struct, frozen=True):
 
 def replay_of(trace: Trace, vm: TracedVm, features: Features | None = None) -> Replay:
     """Return a VM of a trace as a scenario; ``features`` are those of the host that will run it."""
-    builder = _Builder(vm, features)
+    builder = _Builder(vm, features, Memfds(trace, vm))
     steps = tuple(builder.steps())
     regions = [call for call in vm.calls if isinstance(call, Region)]
     stem = _NAME.sub("-", trace.name.rpartition("/")[2]).strip("-") or "trace"
@@ -96,8 +83,9 @@ def replay_of(trace: Trace, vm: TracedVm, features: Features | None = None) -> R
         why=f"Replayed from {trace.tool}'s trace, from line {vm.line} on.",
         operations=tuple(step.operation for step in steps),
         mappings=builder.places.mappings,
-        needs=_needs(regions, features),
+        needs=_needs(vm, regions, features),
         guest=guest or Guest(),
+        vm_type=1 if needs_private_vm(vm) else 0,
     )
     unread = tuple(call for call in vm.calls if isinstance(call, Unread))
     if _fills_too_much(scenario):
@@ -127,15 +115,21 @@ def _of_small_pages(mappings: Iterable[Mapping]) -> tuple[Mapping, ...]:
     )
 
 
-def _needs(regions: list[Region], features: Features | None) -> tuple[str, ...]:
+def _needs(vm: TracedVm, regions: list[Region], features: Features | None) -> tuple[str, ...]:
     """Return the features that the calls need; smm only if ``features`` has it."""
+    others = [call for call in vm.calls if isinstance(call, VmCall)]
+    made = {type(call.operation) for call in others}
+    done = {type(call.operation) for call in others if not call.errno}
     flags = 0
     for region in regions:
         flags |= 0 if region.errno else region.flags
     needs = ["readonly_mem"] if flags & READONLY else []
     needs += ["user_memory2"] if any(region.second_form for region in regions) else []
-    needs += ["guest_memfd"] if flags & GUEST_MEMFD else []
-    if features is not None and features.smm and any(as_id_of(region.slot) for region in regions):
+    needs += ["guest_memfd"] if flags & GUEST_MEMFD or CreateGuestMemfd in made else []
+    needs += ["memory_attributes"] if SetMemoryAttributes in done else []
+    if needs_private_vm(vm):
+        needs.append("sw_protected")
+    elif features is not None and features.smm and any(as_id_of(each.slot) for each in regions):
         needs.append("smm")
     return tuple(needs)
 
@@ -148,15 +142,19 @@ def _kernel_gpas(calls: Iterable[Call]) -> list[int]:
 class _Builder:
     """Turns calls into steps, in order."""
 
-    def __init__(self, vm: TracedVm, features: Features | None) -> None:
+    def __init__(self, vm: TracedVm, features: Features | None, memfds: Memfds) -> None:
         self._vm = vm
         self.places = Places(vm, features)
         self.notes: list[str] = list(self.places.notes)
-        self._memfds: set[int] = set()
+        if needs_private_vm(vm) and vm.vm_type != 1:
+            self.notes.append("the VM is one of type KVM_X86_SW_PROTECTED_VM here")
+        self._memfds = memfds
+        self._has_vcpu = False
         self._passed: dict[str, int] = {}
         self._vacated: set[tuple[str, int]] = set()
 
     def steps(self) -> Iterator[Step]:
+        yield from self._memfds.of_other_vms()
         for call in self._vm.calls:
             match call:
                 case Region():
@@ -164,31 +162,25 @@ class _Builder:
                 case MemoryChange():
                     yield from self._change(call)
                 case VmCall():
-                    yield _step(call)
+                    yield from self._on_vm(call)
                 case Unread():
                     pass
         for what, count in self._passed.items():
             self.notes.append(f"left out: {count} x {what}")
 
+    def _on_vm(self, call: VmCall) -> Iterator[Step]:
+        """Yield the step of another call on the VM, unless only the first one matters."""
+        if isinstance(call.operation, CreateVcpu):
+            if self._has_vcpu:
+                return
+            self._has_vcpu = True
+        yield Step(call.line, call.operation, call.operation, _outcome(call, call.name))
+
     def _region(self, call: Region) -> Iterator[Step]:
-        if call.guest_memfd >= 0 and call.flags & GUEST_MEMFD:
-            yield from self._memfd(call)
+        yield from self._memfds.before(call)
         op = _operation(call, self.places.hva(call))
         name = f"KVM_SET_USER_MEMORY_REGION{'2' if call.second_form else ''}"
         yield Step(call.line, op, _operation(call, call.userspace_addr), _outcome(call, name))
-
-    def _memfd(self, call: Region) -> Iterator[Step]:
-        """Create a guest_memfd before its first use, as large as its largest use."""
-        if call.guest_memfd in self._memfds:
-            return
-        self._memfds.add(call.guest_memfd)
-        size = max(
-            region.guest_memfd_offset + region.memory_size
-            for region in self._vm.calls
-            if isinstance(region, Region) and region.guest_memfd == call.guest_memfd
-        )
-        op = CreateGuestMemfd(_memfd_name(call), size=size)
-        yield Step(call.line, op, op, Done())
 
     def _change(self, call: MemoryChange) -> Iterator[Step]:
         for mapping, offset, size in self.places.parts(call.start, call.size):
@@ -233,36 +225,18 @@ def _operation(call: Region, hva: Hva) -> SetUserMemoryRegion:
         call.flags,
         caller,
         argument,
-        guest_memfd=_memfd_name(call) if call.flags & GUEST_MEMFD else -1,
+        guest_memfd=memfd_name(call) if call.flags & GUEST_MEMFD else -1,
         guest_memfd_offset=call.guest_memfd_offset,
     )
-
-
-def _memfd_name(call: Region) -> str:
-    return f"guest_memfd {call.guest_memfd}"
-
-
-def _step(call: VmCall) -> Step:
-    """Return the step of another call on the VM: unless its answer depends on what no trace shows.
-
-    That is which vCPUs exist, and which quirks a kernel has.
-    """
-    op = call.operation
-    is_on_logs = isinstance(op, GetDirtyLog | ClearDirtyLog | SetTssAddr)
-    is_manual = isinstance(op, EnableCap) and op.cap == "MANUAL_DIRTY_LOG_PROTECT2"
-    is_early = isinstance(op, EnableCap | SetIdentityMapAddr) and not call.errno
-    is_of_quirks = isinstance(op, EnableCap) and op.cap == "DISABLE_QUIRKS2"
-    if is_on_logs or is_manual or (is_early and not is_of_quirks):
-        return Step(call.line, op, op, _outcome(call, call.name))
-    return Step(call.line, op)
 
 
 def _outcome(call: Region | VmCall, name: str) -> Done | Refused | SetUpRefused:
     if call.errno:
         return Refused(call.errno)
-    # If these calls succeed, they return 0 and nothing else.
-    return SetUpRefused(name, answer=str(call.returned)) if call.returned else Done()
+    opens = isinstance(call, VmCall) and isinstance(call.operation, CreateGuestMemfd | CreateVcpu)
+    # If the others succeed, they return 0 and nothing else.
+    return SetUpRefused(name, answer=str(call.returned)) if call.returned and not opens else Done()
 
 
-NO_MEMORY = (errno.ENOMEM, errno.EINTR)
+NO_MEMORY = (errno.ENOMEM, errno.EINTR, errno.EMFILE, errno.ENFILE)
 """Errors that say nothing about a kernel's rules, only about its host."""

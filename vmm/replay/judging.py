@@ -5,25 +5,33 @@ one feature at a time, and only if that explains the answers; the verdict names 
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import permutations
 
 import msgspec
 
-from kvm_abi.uapi import Cap
-from vmm.replay.build import NO_MEMORY, Replay, Step
+from kvm_abi.uapi import Cap, MemoryAttribute
+from vmm.replay.build import NO_MEMORY, Replay
+from vmm.replay.memfds import CLOSED, is_known, is_private
 from vmm.replay.order import MOST_AT_ONCE, Order, is_possible
-from vmm.replay.trace import Line, Region, Unread
+from vmm.replay.steps import Step
+from vmm.replay.trace import OTHER_FILE, Line, Region, Unread
 from vmm.scenario.features import Features
 from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Event, Header, Refused
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
+    AnyOperation,
     ClearDirtyLog,
+    CreateGuestMemfd,
+    CreateVcpu,
     EnableCap,
     GetDirtyLog,
     Scenario,
+    SetIdentityMapAddr,
+    SetMemoryAttributes,
     SetUserMemoryRegion,
+    SetUserMemoryRegion2,
 )
 from vmm.verdict.judge import Difference, Expected, Judgement, Status, Verdict
 
@@ -85,6 +93,7 @@ _ASSUMPTIONS = (
     ),
     _Assumption("KVM_CAP_DIRTY_LOG_RING", _RINGS, Cap.DIRTY_LOG_RING),
     _Assumption("KVM_CAP_DIRTY_LOG_RING_ACQ_REL", _RINGS, Cap.DIRTY_LOG_RING_ACQ_REL),
+    _Assumption("dirty rings of at least 16 KiB (PML)", {"dirty_ring_bytes": 1 << 14}),
     _Assumption("an internal slot for the TSS", {"internal_tss": True}),
     _Assumption("gpas of 52 bits", {"last_gfn": (1 << 40) - 1}),
     _Assumption("gpas of 46 bits", {"last_gfn": (1 << 34) - 1}),
@@ -113,9 +122,13 @@ class _Judging:
         self._steps = [step for step in self._steps if not _is_short_of_memory(step)]
         asked = tuple(step.asked for step in self._steps if step.asked is not None)
         self._scenario = Scenario(
-            name=replay.scenario.name, operations=asked, vm_type=1 if replay.vm.vm_type == 1 else 0
+            name=replay.scenario.name,
+            operations=asked,
+            mappings=tuple(each for each in replay.scenario.mappings if each.name == OTHER_FILE),
+            vm_type=1 if is_private(replay.vm) else 0,
         )
-        self._features = _told(replay.vm.capabilities)
+        self._features = _told(replay.vm.capabilities, has_memfds=_has_memfds(self._steps))
+        self._assumptions = (*_ASSUMPTIONS, *_accepted(self._steps))
         self._order = Order(self._steps)
         self._assumed: list[str] = []
         self._unlikely: Line | None = None
@@ -179,7 +192,7 @@ class _Judging:
     def _explained(self, index: int) -> bool:
         """Assume a feature that explains the answer at an index; return whether there is one."""
         until = self._steps[: index + 1]
-        for assumption in _ASSUMPTIONS:
+        for assumption in self._assumptions:
             told = assumption.told_by
             if assumption.text in self._assumed or (
                 told is not None and int(told) in self._replay.vm.capabilities
@@ -221,6 +234,8 @@ class _Judging:
         op = step.asked
         if isinstance(op, _OF_LOGS) and self._replay.vm.enables_unseen:
             return "which capabilities were enabled is not in the trace: `vmm record` reads it"
+        if step.outcome == Refused(errno.EINVAL) and _is_early(op) and not self._has_vcpus:
+            return "whether there is a vCPU is not in the trace"
         if isinstance(op, SetUserMemoryRegion):
             begin, end = op.guest_phys_addr, op.guest_phys_addr + op.memory_size
             if step.outcome == Refused(errno.EEXIST) and any(
@@ -228,8 +243,23 @@ class _Judging:
             ):
                 return "the kernel may have a slot of its own there"
             if op.flags & GUEST_MEMFD and not all(map(_is_of_the_slot, difference.expected)):
-                return "what became of the guest_memfd is not in the trace"
+                return self._doubt_of_memfd(op, step)
         return ""
+
+    def _doubt_of_memfd(self, op: SetUserMemoryRegion, step: Step) -> str:
+        """Return why the descriptor of a slot may be of another file than the trace says."""
+        name = str(op.guest_memfd) if isinstance(op, SetUserMemoryRegion2) else CLOSED
+        if not is_known(name):
+            return "what became of the guest_memfd is not in the trace"
+        is_of_the_file = step.outcome in (Refused(errno.EBADF), Refused(errno.EINVAL))
+        if is_of_the_file and not self._replay.vm.closes_seen:
+            return "which descriptors were closed is not in the trace"
+        return ""
+
+    @property
+    def _has_vcpus(self) -> bool:
+        """Whether the trace shows that a vCPU is created, at some time."""
+        return any(isinstance(step.asked, CreateVcpu) for step in self._replay.steps)
 
 
 def _event(index: int, step: Step, judgement: Judgement) -> Event:
@@ -241,6 +271,40 @@ def _event(index: int, step: Step, judgement: Judgement) -> Event:
         allowed = [each.outcome for each in judgement.allowed(step.asked)]
         outcome = next((each for each in allowed if isinstance(each, DirtyPages)), outcome)
     return Event(index, step.asked, outcome)
+
+
+def _has_memfds(steps: Sequence[Step]) -> bool:
+    """Whether a kernel made a guest_memfd, so that it can."""
+    return any(isinstance(each.asked, CreateGuestMemfd) for each in steps if _is_done(each))
+
+
+def _is_done(step: Step) -> bool:
+    return step.outcome == Done()
+
+
+def _is_early(op: AnyOperation | None) -> bool:
+    """Whether a call is refused once there is a vCPU."""
+    is_ring = isinstance(op, EnableCap) and op.cap.startswith("DIRTY_LOG_RING")
+    return is_ring or isinstance(op, SetIdentityMapAddr)
+
+
+def _accepted(steps: Sequence[Step]) -> Iterator[_Assumption]:
+    """Yield assumptions that the kernel knows the bits that it accepted, and no others."""
+    quirks, flags, attributes = 1, 0, int(MemoryAttribute.PRIVATE)
+    for op in (step.asked for step in steps if _is_done(step)):
+        match op:
+            case EnableCap() if op.cap == "DISABLE_QUIRKS2":
+                quirks |= op.argument
+            case CreateGuestMemfd():
+                flags |= op.flags
+            case SetMemoryAttributes():
+                attributes |= op.attributes
+    for cap, field, bits in (
+        (Cap.DISABLE_QUIRKS2, "quirks", quirks),
+        (Cap.GUEST_MEMFD_FLAGS, "guest_memfd_flags", flags),
+        (Cap.MEMORY_ATTRIBUTES, "memory_attributes", attributes),
+    ):
+        yield _Assumption(f"KVM_CAP_{cap.name} of {bits:#x}", {field: bits}, cap)
 
 
 def _is_of_the_slot(expected: Expected) -> bool:
@@ -262,7 +326,7 @@ def _guessed(replay: Replay) -> Line | None:
     return next((each.line for each in calls if isinstance(each, Region) and each.is_guessed), None)
 
 
-def _told(capabilities: dict[int, int]) -> Features:
+def _told(capabilities: dict[int, int], *, has_memfds: bool) -> Features:
     """Return the features that a trace tells, and defaults for the rest."""
     usual = Features()
 
@@ -276,7 +340,10 @@ def _told(capabilities: dict[int, int]) -> Features:
         address_spaces=_within(answer(Cap.MULTI_ADDRESS_SPACE, 1), _MOST_SPACES),
         readonly_mem=bool(answer(Cap.READONLY_MEM, 1)),
         user_memory2=bool(answer(Cap.USER_MEMORY2, 0)),
-        guest_memfd=bool(answer(Cap.GUEST_MEMFD, 0)),
+        guest_memfd=bool(answer(Cap.GUEST_MEMFD, int(has_memfds))),
+        guest_memfd_flags=answer(Cap.GUEST_MEMFD_FLAGS, 0),
+        memory_attributes=answer(Cap.MEMORY_ATTRIBUTES, 0),
+        quirks=answer(Cap.DISABLE_QUIRKS2, 0),
         manual_dirty_log=bool(answer(Cap.MANUAL_DIRTY_LOG_PROTECT2, 0)),
         dirty_log_initially_set=bool(answer(Cap.MANUAL_DIRTY_LOG_PROTECT2, 0) & 2),
         dirty_ring_bytes=PAGE_SIZE_BYTES if rings else 0,

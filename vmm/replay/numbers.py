@@ -16,6 +16,9 @@ CHECK_EXTENSION = "KVM_CHECK_EXTENSION"
 SET_TSS_ADDR = "KVM_SET_TSS_ADDR"
 SET_IDENTITY_MAP_ADDR = "KVM_SET_IDENTITY_MAP_ADDR"
 ENABLE_CAP = "KVM_ENABLE_CAP"
+CREATE_GUEST_MEMFD = "KVM_CREATE_GUEST_MEMFD"
+SET_MEMORY_ATTRIBUTES = "KVM_SET_MEMORY_ATTRIBUTES"
+CREATE_VCPU = "KVM_CREATE_VCPU"
 
 CONCERNED = frozenset(
     f"KVM_{name}"
@@ -28,6 +31,12 @@ CONCERNED = frozenset(
 
 `vmm record` reads most of these structures.
 """
+
+TOO_LITTLE = {
+    "KVM_RESET_DIRTY_RINGS": "which says only how many entries it reset",
+    "KVM_PRE_FAULT_MEMORY": "which says only how much is left",
+}
+"""Calls whose answers depend on what a guest did, and why they cannot be judged."""
 
 MEM_FLAGS = {f"KVM_MEM_{flag.name}": int(flag) for flag in MemFlag}
 CAPABILITIES = {f"KVM_CAP_{cap.name}": int(cap) for cap in Cap}
@@ -52,7 +61,7 @@ ADVICE = {
 }
 CLONE_VM, CLONE_FILES = 0x100, 0x400
 MFD_HUGETLB = 4
-FALLOC_PUNCH_HOLE = 2
+FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE = 1, 2
 FALLOC_FLAGS = {"FALLOC_FL_KEEP_SIZE": 1, "FALLOC_FL_PUNCH_HOLE": 2, "FALLOC_FL_ZERO_RANGE": 16}
 
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from vmm.replay.build import Step
 from vmm.replay.ranges import Ranges
+from vmm.replay.steps import Step
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     ClearDirtyLog,

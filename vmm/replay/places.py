@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from vmm.replay.ranges import joined
-from vmm.replay.trace import Region, TracedVm
+from vmm.replay.trace import OTHER_FILE, Region, TracedVm
 from vmm.scenario.features import Features
 from vmm.scenario.guestplace import TSS_BYTES, free_gpa
 from vmm.scenario.limits import MAX_MAPPED_PAGES
@@ -45,19 +45,22 @@ class Places:
         free = _MOST_HUGE_PAGES if features is None else features.hugetlb_pages
         self._free_huge_pages = min(free, _MOST_HUGE_PAGES)
         self.notes: list[str] = []
-        ranges = joined([_memory(each) for each in vm.calls if isinstance(each, Region)])
+        regions = [each for each in vm.calls if isinstance(each, Region)]
+        ranges = joined([_memory(each) for each in regions])
         self._ranges = [
             self._declare(number, start, end, vm) for number, (start, end) in enumerate(ranges)
         ]
         self._starts = [each.start for each in self._ranges]
         self._needs_elsewhere = False
+        is_other = any(each.memfd == OTHER_FILE for each in regions)
+        self._other_file = (Mapping(OTHER_FILE, 1, "memfd"),) if is_other else ()
 
     @property
     def mappings(self) -> tuple[Mapping, ...]:
         """The mappings of the scenario."""
         named = tuple(each.mapping for each in self._ranges)
         elsewhere = (Mapping(_ELSEWHERE, 1, "unmapped"),) if self._needs_elsewhere else ()
-        return named + elsewhere
+        return named + elsewhere + self._other_file
 
     def hva(self, call: Region) -> Hva:
         """Return a call's userspace address as the scenario has it."""

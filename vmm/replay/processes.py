@@ -17,11 +17,16 @@ MAX_FILES = 1 << 16
 
 
 class File(msgspec.Struct, eq=False):
-    """An open file description: a VM, a file that can be mapped, or any other."""
+    """An open file description: a VM, a guest_memfd, a file that can be mapped, or any other.
+
+    ``memfd`` is the name of a guest_memfd ("": it is none), ``owner`` the VM that it belongs to.
+    """
 
     vm: TracedVm | None = None
     is_huge: bool = False
     is_foreign: bool = False
+    memfd: str = ""
+    owner: TracedVm | None = None
 
 
 class Mapped(msgspec.Struct, frozen=True):
@@ -51,13 +56,20 @@ class Process:
         child = Process(leader)
         for fd, file in self.files.items():
             is_foreign = file.is_foreign or not shares_memory
-            child.files[fd] = File(file.vm, file.is_huge, is_foreign)
+            child.files[fd] = msgspec.structs.replace(file, is_foreign=is_foreign)
         return child
 
     def open(self, fd: int, file: File) -> None:
         """Note an open file."""
         if len(self.files) < MAX_FILES:
             self.files[fd] = file
+
+    def closed(self, descriptors: range) -> list[File]:
+        """Note that descriptors are closed; return the guest_memfds that are open no more."""
+        gone = [self.files.pop(fd) for fd in sorted(self.files) if fd in descriptors]
+        left = {file.memfd for file in self.files.values()}
+        last = {file.memfd: file for file in gone if file.memfd}
+        return [file for name, file in last.items() if name not in left]
 
     def learn(self, capability: int, answer: int) -> None:
         """Note an answer of KVM_CHECK_EXTENSION for the system, and so for all VMs."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from vmm.replay.numbers import (
     CHECK_EXTENSION,
     CONCERNED,
+    CREATE_VCPU,
     CREATE_VM,
     REGION,
     REGION2,
@@ -21,8 +22,9 @@ from vmm.replay.numbers import (
 _CALLS = (
     *("ioctl", "mmap", "munmap", "mremap", "madvise", "mprotect", "fallocate", "memfd_create"),
     *("close", "dup", "dup2", "dup3", "fcntl", "clone", "clone3", "fork", "vfork", "execve"),
+    "?close_range",  # Not every strace knows it.
 )
-_KEPT = frozenset({CREATE_VM, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR}) | CONCERNED
+_KEPT = CONCERNED | {CREATE_VM, CREATE_VCPU, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR}
 _IOCTL = re.compile(r"(\d+)\s+ioctl\([^,]*,(.*)", re.DOTALL)
 _RESUMED = re.compile(r"(\d+)\s+<\.\.\. ioctl resumed>")
 _FCNTL = re.compile(r"\d+\s+fcntl\((?!.*F_DUPFD)")

@@ -14,12 +14,14 @@ from vmm.replay.numbers import (
     CLONE_FILES,
     CLONE_VM,
     CONCERNED,
+    CREATE_VCPU,
     CREATE_VM,
     ENABLE_CAP,
     MEM_FLAGS,
     REGION,
     REGION2,
     SET_TSS_ADDR,
+    TOO_LITTLE,
     bits_in,
     request_in,
 )
@@ -41,13 +43,22 @@ from vmm.replay.syntax import (
     split,
     unnamed,
 )
-from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, Unread, VmCall
-from vmm.replay.vm_calls import AS_OPERATIONS, NotOfSlots, operation_of
+from vmm.replay.trace import MAX_VMS, OTHER_FILE, Line, Region, Trace, TracedVm, Unread, VmCall
+from vmm.replay.vm_calls import AS_OPERATIONS, NotOfSlots, operation_of, punch_of
+from vmm.scenario.operations import (
+    GUEST_MEMFD,
+    AnyOperation,
+    CloseGuestMemfd,
+    CreateGuestMemfd,
+    CreateVcpu,
+)
 from vmm.scenario.slots import USER_END
 
 _CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<unfinished \.\.\.>")
 
-_NAMED = "|".join((CREATE_VM, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR, *sorted(CONCERNED)))
+_NAMED = "|".join(
+    (CREATE_VM, CREATE_VCPU, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR, *sorted(CONCERNED))
+)
 _OF_MEMORY = (
     "mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|vfork|exec"
 )
@@ -191,6 +202,7 @@ class _Reader:
         self._trace = trace
         self._processes = Processes()
         self._ended = 0
+        self._memfds = 0
 
     def take(self, item: Item) -> None:
         match item:
@@ -207,6 +219,8 @@ class _Reader:
     def _call(self, call: Called) -> None:
         if call.name == "ioctl":
             self._ioctl(call)
+        elif call.name == "fallocate" and self._is_on_memfd(call):
+            pass
         elif call.returned is None or call.error or call.is_injected:
             if call.name in _CLONES:
                 self._processes.not_cloned(call.pid)
@@ -218,21 +232,41 @@ class _Reader:
             self._clone(call)
         elif call.name == "execve":
             self._processes.replaced(call.pid)
-        elif call.name in ("close", "dup", "dup2", "dup3", "fcntl"):
-            self._descriptor(call)
+        elif call.name in ("close", "close_range"):
+            self._close(call)
+        elif call.name in ("dup", "dup2", "dup3", "fcntl"):
+            self._duplicate(call)
 
     def _clone(self, call: Called) -> None:
         if call.returned:
             shared = _shared(call.name, call.arguments)
             self._processes.cloned(call.pid, call.returned, **shared)
 
-    def _descriptor(self, call: Called) -> None:
+    def _close(self, call: Called) -> None:
+        process = self._processes.of(call.pid)
+        for vm in process.vms:
+            vm.closes_seen = True
+        for file in process.closed(_descriptors(call)):
+            if file.owner is not None and not file.is_foreign:
+                file.owner.add(VmCall(_line(call), call.name, CloseGuestMemfd(file.memfd)))
+
+    def _is_on_memfd(self, call: Called) -> bool:
+        """Note fallocate(2) on a guest_memfd; return whether it is on one."""
+        opened = file_of(call.arguments)
+        file = None if opened is None else self._processes.of(call.pid).files.get(opened[0])
+        if opened is None or file is None or not file.memfd or file.owner is None:
+            return False
+        punch = punch_of(file.memfd, opened[2])
+        if punch is None or call.returned is None or call.is_injected:
+            self._passed("fallocate of a guest_memfd", call)
+        else:
+            file.owner.add(VmCall(_line(call), "fallocate", punch, call.error, call.returned))
+        return True
+
+    def _duplicate(self, call: Called) -> None:
         process = self._processes.of(call.pid)
         opened = file_of(call.arguments)
         if opened is None or call.returned is None:
-            return
-        if call.name == "close":
-            process.files.pop(opened[0], None)
             return
         is_dup = (
             call.name != "fcntl"
@@ -263,8 +297,8 @@ class _Reader:
         elif request in AS_OPERATIONS:
             self._on_vm(call, fd, request, argument)
         elif request in CONCERNED:
-            is_read = argument.startswith("{")  # `vmm record` has read it.
-            self._passed(f"{request}, which is not judged" if is_read else request, call)
+            why = TOO_LITTLE.get(request, "")
+            self._passed(f"{request}, {why}" if why else request, call)
         elif _is_begun(request):
             self._damaged(call, fd)
 
@@ -313,13 +347,29 @@ class _Reader:
             self._passed(request, call)
         elif self._processes.is_foreign(call.pid, file, call.error == errno.EIO):
             self._passed(f"{request} by a forked child, which changes nothing", call)
-        elif operation is not None and call.returned is not None:
+        elif operation is not None and call.returned is not None and not call.is_injected:
+            process = self._processes.user_of(call.pid, fd)
+            operation = self._opening(process, call, file.vm, operation)
             file.vm.add(VmCall(_line(call), request, operation, call.error, max(0, call.returned)))
         elif request == SET_TSS_ADDR:
             file.vm.add(Unread(_line(call), request, _NO_RESULT, may_change=False))
         else:
             file.vm.enables_unseen |= request == ENABLE_CAP
             self._passed(request, call)
+
+    def _opening(
+        self, process: Process, call: Called, vm: TracedVm, operation: AnyOperation
+    ) -> AnyOperation:
+        """Note what a call on a VM has opened; return its operation, with the name of that."""
+        if isinstance(operation, CreateVcpu):
+            process.open(call.returned or 0, File())
+        if not isinstance(operation, CreateGuestMemfd):
+            return operation
+        self._memfds += 1
+        named = replace(operation, name=f"guest_memfd {self._memfds}")
+        if not call.error:
+            process.open(call.returned or 0, File(memfd=named.name, owner=vm))
+        return named
 
     def _region(self, call: Called, fd: int, request: str, argument: str) -> None:
         file = self._file(call, fd)
@@ -329,9 +379,13 @@ class _Reader:
         region = _region(call, request, argument, is_foreign)
         if isinstance(region, Region) and is_foreign and not file.is_foreign:
             region = replace(region, is_guessed=True)
-        file.vm.add(region)
         if isinstance(region, Region):
-            self._note_memory(self._processes.user_of(call.pid, fd), file.vm, region)
+            process = self._processes.user_of(call.pid, fd)
+            if region.flags & GUEST_MEMFD and region.guest_memfd in process.files:
+                known = process.files[region.guest_memfd]
+                region = replace(region, memfd=known.memfd or OTHER_FILE)
+            self._note_memory(process, file.vm, region)
+        file.vm.add(region)
 
     def _damaged(self, call: Called, fd: int) -> None:
         file = self._file(call, fd)
@@ -391,6 +445,16 @@ class _Reader:
     def _passed(self, name: str, call: Called) -> None:
         self._trace.passed_over[name] += 1
         self._trace.first_lines.setdefault(name, call.number)
+
+
+def _descriptors(call: Called) -> range:
+    """Return the descriptors that close(2) or close_range(2) closes."""
+    first, last, *others = (number_of(each) for each in [*split(call.arguments), "", "0"][:3])
+    if call.name == "close":
+        opened = file_of(call.arguments)
+        return range(0) if opened is None else range(opened[0], opened[0] + 1)
+    is_later = any(others)  # CLOSE_RANGE_CLOEXEC closes nothing now.
+    return range(0) if first is None or last is None or is_later else range(first, last + 1)
 
 
 def _shared(name: str, arguments: str) -> dict[str, bool]:

@@ -32,6 +32,10 @@ class Line(msgspec.Struct, frozen=True, gc=False):
         return self.until or self.number
 
 
+OTHER_FILE = "another file"
+"""The name of a descriptor that is open, but not of a guest_memfd."""
+
+
 class Region(msgspec.Struct, frozen=True, gc=False):
     """KVM_SET_USER_MEMORY_REGION or ..._REGION2 and its result: an errno, or 0."""
 
@@ -56,6 +60,9 @@ class Region(msgspec.Struct, frozen=True, gc=False):
 
     is_guessed: bool = False
     """Whether ``is_foreign`` follows from the answer alone, since the trace shows no fork."""
+
+    memfd: str = ""
+    """What the descriptor ``guest_memfd`` is: a name, OTHER_FILE, or "" if no trace has that."""
 
 
 class MemoryChange(msgspec.Struct, frozen=True, gc=False):
@@ -109,7 +116,8 @@ class TracedVm(msgspec.Struct):
     ``capabilities`` are answers of KVM_CHECK_EXTENSION, by the number of the capability.
     ``left_out`` counts the calls beyond MAX_CALLS. ``enables_unseen`` says that it enables
     capabilities of which the trace does not say which they are, ``unordered`` that the calls of
-    its threads follow each other thread by thread.
+    its threads follow each other thread by thread, ``closes_seen`` that the trace has calls that
+    close descriptors.
     """
 
     name: str
@@ -122,6 +130,7 @@ class TracedVm(msgspec.Struct):
     left_out: int = 0
     enables_unseen: bool = False
     unordered: bool = False
+    closes_seen: bool = False
 
     def add(self, call: Call) -> None:
         """Keep a call, unless there are too many of them."""

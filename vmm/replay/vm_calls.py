@@ -1,4 +1,4 @@
-"""The calls on a VM besides those on slots, as operations: dirty logs, capabilities, addresses.
+"""The calls on a VM besides those on slots, as operations: dirty logs, capabilities, guest_memfds.
 
 strace prints only pointers to their structures; `vmm record` has read those.
 """
@@ -8,27 +8,48 @@ import re
 from collections.abc import Mapping
 from typing import get_args
 
-from vmm.replay.numbers import CAPABILITIES, ENABLE_CAP, SET_IDENTITY_MAP_ADDR, SET_TSS_ADDR
-from vmm.replay.syntax import fields_of, number_of
+from vmm.replay.numbers import (
+    CAPABILITIES,
+    CREATE_GUEST_MEMFD,
+    CREATE_VCPU,
+    ENABLE_CAP,
+    FALLOC_FLAGS,
+    FALLOC_KEEP_SIZE,
+    FALLOC_PUNCH_HOLE,
+    SET_IDENTITY_MAP_ADDR,
+    SET_MEMORY_ATTRIBUTES,
+    SET_TSS_ADDR,
+    bits_in,
+)
+from vmm.replay.syntax import fields_of, number_of, split
 from vmm.scenario.operations import (
     AnyOperation,
     ClearDirtyLog,
+    CreateGuestMemfd,
+    CreateVcpu,
     EnableCap,
     GetDirtyLog,
+    PunchGuestMemfd,
     SetIdentityMapAddr,
+    SetMemoryAttributes,
     SetTssAddr,
 )
 from vmm.scenario.vm_operations import CapName
 
 GET_LOG, CLEAR_LOG = "KVM_GET_DIRTY_LOG", "KVM_CLEAR_DIRTY_LOG"
-AS_OPERATIONS = frozenset({GET_LOG, CLEAR_LOG, ENABLE_CAP, SET_IDENTITY_MAP_ADDR, SET_TSS_ADDR})
+AS_OPERATIONS = frozenset(
+    {
+        *(GET_LOG, CLEAR_LOG, ENABLE_CAP, SET_IDENTITY_MAP_ADDR, SET_TSS_ADDR),
+        *(CREATE_GUEST_MEMFD, SET_MEMORY_ATTRIBUTES, CREATE_VCPU),
+    }
+)
 
 _CAPS: dict[int, CapName] = {CAPABILITIES[f"KVM_CAP_{name}"]: name for name in get_args(CapName)}
 _FIRST = re.compile(r"\[(0x[0-9a-f]+|\d+)")
 
 
 class NotOfSlots(Exception):  # noqa: N818  # Nothing is wrong with such a call.
-    """The call enables a capability that does not concern memslots."""
+    """The call does not concern memslots: it enables something else, or has made no vCPU."""
 
 
 def operation_of(request: str, argument: str, error: int) -> AnyOperation | None:
@@ -52,8 +73,40 @@ def operation_of(request: str, argument: str, error: int) -> AnyOperation | None
             if slot is None:
                 return None
             return GetDirtyLog(slot, "unwritable" if error == errno.EFAULT else "writable")
+        case "KVM_CREATE_GUEST_MEMFD":
+            numbers = _numbers(fields, "size", "flags")
+            return None if numbers is None else CreateGuestMemfd("", *numbers)
+        case "KVM_SET_MEMORY_ATTRIBUTES":
+            numbers = _numbers(fields, "address", "size", "attributes", "flags")
+            return None if numbers is None else SetMemoryAttributes(*numbers)
+        case "KVM_CREATE_VCPU":
+            if error:
+                raise NotOfSlots
+            return CreateVcpu(0)  # That there is one is all that matters.
         case _:
             return _clear(fields, error)
+
+
+def punch_of(name: str, arguments: str) -> PunchGuestMemfd | None:
+    """Return fallocate(2) on a guest_memfd; None for a mode that no operation has.
+
+    ``arguments`` are those after the descriptor.
+    """
+    mode, offset, length = (split(arguments) + [""] * 3)[:3]
+    begin, size, bits = number_of(offset), number_of(length), bits_in(mode, FALLOC_FLAGS)
+    if begin is None or size is None or begin < 0 or size < 0:
+        return None
+    if bits & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE):
+        return None
+    keep_size, punch = bool(bits & FALLOC_KEEP_SIZE), bool(bits & FALLOC_PUNCH_HOLE)
+    return PunchGuestMemfd(name, begin, size, keep_size, punch)
+
+
+def _numbers(fields: Mapping[str, str], *names: str) -> list[int] | None:
+    """Return these fields as unsigned numbers; None if one is not there."""
+    found = [number_of(fields.get(name, "")) for name in names]
+    numbers = [each for each in found if each is not None and each >= 0]
+    return numbers if len(numbers) == len(names) else None
 
 
 def _clear(fields: Mapping[str, str], error: int) -> ClearDirtyLog | None:

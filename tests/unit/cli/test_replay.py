@@ -54,7 +54,7 @@ def test_a_trace_is_judged_at_a_desk() -> None:
     result = vmm("replay", "--judge-only", str(Q35))
     assert result.exit_code == 0
     assert "made on line 4: 39 calls, 0 of them refused" in result.output
-    assert "PASSED       as traced: 40 events judged by" in result.output
+    assert "PASSED       as traced: 41 events judged by" in result.output
     assert "5 x KVM_ENABLE_CAP, which says too little here (line 16)" in result.output
 
 
@@ -108,7 +108,7 @@ def test_a_difference_here_is_named_by_the_line_of_the_trace(kernel: Kernel) -> 
     trace = read_trace(Q35)
     scenario = replay_of(trace, trace.vms[0], kernel.features).scenario
     history = ideal_history(scenario, kernel.features)
-    kernel.histories[scenario.name] = with_outcome(history, 3, Refused(errno.EEXIST))
+    kernel.histories[scenario.name] = with_outcome(history, 4, Refused(errno.EEXIST))
     result = vmm("replay", str(Q35))
     assert result.exit_code == 1
     assert "DIFFERS      VM 1, run here" in result.output
@@ -120,7 +120,7 @@ def test_the_scenario_is_written_and_can_be_run(tmp_path: Path) -> None:
     result = vmm("replay", "--judge-only", "--scenario", str(file), str(Q35))
     assert result.exit_code == 0
     scenario = read_scenario(file)
-    assert len(scenario.operations) == 40
+    assert len(scenario.operations) == 41
     assert sum(mapping.pages for mapping in scenario.mappings) == 37040
 
 

@@ -17,6 +17,7 @@ ENOENT = "-1 ENOENT (No such file or directory)"
 EFAULT = "-1 EFAULT (Bad address)"
 EIO = "-1 EIO (Input/output error)"
 ENXIO = "-1 ENXIO (No such device or address)"
+ANY = region(5, 0x90000)
 LOGGED = region(flags="KVM_MEM_LOG_DIRTY_PAGES")
 MANUAL_IS_THERE = "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2) = 3"
 RINGS_ARE_THERE = "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING_ACQ_REL) = 1048576"
@@ -28,6 +29,17 @@ def cap(name: str, argument: int, result: str = "0") -> str:
 
 
 MANUAL = cap("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", 3)
+
+
+RING, QUIRKS = "KVM_CAP_DIRTY_LOG_RING_ACQ_REL", "KVM_CAP_DISABLE_QUIRKS2"
+QUIRKS_ARE_THERE = "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2) = 0xff"
+E2BIG = "-1 E2BIG (Argument list too long)"
+VCPU = "7 ioctl(8, KVM_CREATE_VCPU, 0) = 11"
+SECOND_VCPU = "7 ioctl(8, KVM_CREATE_VCPU, 0x7) = 12"
+
+
+def identity(result: str) -> str:
+    return f"7 ioctl(8, KVM_SET_IDENTITY_MAP_ADDR, [0xfeffc000]) = {result}"
 
 
 def get(slot: int = 0, result: str = "0") -> str:
@@ -55,11 +67,16 @@ def clear(slot: int = 0, first: int = 0, count: int = 2, result: str = "0") -> s
         (MANUAL_IS_THERE, cap("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", 2, EINVAL), LOGGED, get()),
         (RINGS_ARE_THERE, cap("KVM_CAP_DIRTY_LOG_RING_ACQ_REL", 4096), LOGGED, get(0, ENXIO)),
         (LOGGED, cap("KVM_CAP_SPLIT_IRQCHIP", 24), cap("164", 1), get()),
+        (RINGS_ARE_THERE, VCPU, cap(RING, 4096, EINVAL)),
+        (RINGS_ARE_THERE, cap(RING, 4096), cap(RING, 4096, EINVAL), VCPU, SECOND_VCPU),
+        (RINGS_ARE_THERE, cap(RING, 12288, EINVAL), cap(RING, 1 << 30, E2BIG), VCPU),
+        (QUIRKS_ARE_THERE, cap(QUIRKS, 0x80), cap(QUIRKS, 0x100, EINVAL), cap(QUIRKS, 0)),
+        (identity("0"), VCPU, identity(EINVAL)),
     ],
 )
 def test_what_kvm_promises_of_logs_passes(lines: tuple[str, ...]) -> None:
     found = judged(
-        replay_in(KVM, "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS) = 509", *lines)
+        replay_in(KVM, "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_NR_MEMSLOTS) = 509", *lines, ANY)
     )
     assert (found.verdict.status, found.assumed) == (Status.PASSED, ()), found
 
@@ -80,10 +97,17 @@ def test_what_kvm_promises_of_logs_passes(lines: tuple[str, ...]) -> None:
         (MANUAL_IS_THERE, MANUAL, LOGGED, clear(1)),
         (RINGS_ARE_THERE, cap("KVM_CAP_DIRTY_LOG_RING_ACQ_REL", 4096), LOGGED, get()),
         (RINGS_ARE_THERE, LOGGED, cap("KVM_CAP_DIRTY_LOG_RING_ACQ_REL", 12288)),
+        (RINGS_ARE_THERE, VCPU, cap(RING, 4096)),
+        (RINGS_ARE_THERE, VCPU, SECOND_VCPU, cap(RING, 4096, E2BIG)),
+        (RINGS_ARE_THERE, cap(RING, 4096), cap(RING, 4096)),
+        (RINGS_ARE_THERE, cap(RING, 1 << 30)),
+        (QUIRKS_ARE_THERE, cap(QUIRKS, 0x80, EINVAL)),
+        (QUIRKS_ARE_THERE, cap(QUIRKS, 0x100)),
+        (VCPU, identity("0")),
     ],
 )
 def test_what_kvm_does_not_promise_differs_in_its_line(lines: tuple[str, ...]) -> None:
-    found = judged(replay_in(KVM, *lines))
+    found = judged(replay_in(KVM, *lines, ANY))
     assert (found.verdict.status, found.assumed) == (Status.DIFFERS, ())
     assert found.line is not None
     assert found.line.number == len(lines) + 1
@@ -93,6 +117,29 @@ def test_a_capability_that_a_trace_does_not_ask_for_is_assumed() -> None:
     found = judged(replay_in(KVM, MANUAL, LOGGED, clear()))
     assert found.verdict.status is Status.PASSED
     assert found.assumed == ("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2",)
+
+
+def test_quirks_that_a_trace_does_not_ask_for_are_those_that_were_disabled() -> None:
+    found = judged(
+        replay_in(KVM, cap(QUIRKS, 0x80), cap(QUIRKS, 0x40), cap(QUIRKS, 2, EINVAL), ANY)
+    )
+    assert found.verdict.status is Status.PASSED
+    assert found.assumed == ("KVM_CAP_DISABLE_QUIRKS2 of 0xc1",)
+    found = judged(replay_in(KVM, cap(QUIRKS, 0x80), cap(QUIRKS, 0x80, EINVAL), ANY))
+    assert found.verdict.status is Status.DIFFERS
+
+
+def test_a_small_ring_is_refused_where_pml_needs_room() -> None:
+    small = cap(RING, 8192, EINVAL)
+    found = judged(replay_in(KVM, RINGS_ARE_THERE, small, cap(RING, 16384), VCPU, ANY))
+    assert found.verdict.status is Status.PASSED
+    assert found.assumed == ("dirty rings of at least 16 KiB (PML)",)
+
+
+def test_a_refused_ring_is_in_doubt_if_the_trace_shows_no_vcpu() -> None:
+    found = judged(replay_in(KVM, RINGS_ARE_THERE, cap(RING, 16384, EINVAL), ANY))
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert found.verdict.reason == "whether there is a vCPU is not in the trace"
 
 
 def test_the_answer_to_a_forked_child_is_left_out_by_name() -> None:
@@ -139,11 +186,14 @@ def test_each_altered_answer_on_a_log_of_a_real_trace_is_found() -> None:
         assert found.line.number == number
 
 
-def test_what_was_read_but_is_not_judged_is_named_so() -> None:
-    fields = "{address=0x1000, size=8192, attributes=0x8, flags=0x0}"
-    read = f"7 ioctl(8, KVM_SET_MEMORY_ATTRIBUTES, {fields}) = 0"
-    pointer = "7 ioctl(8, KVM_SET_MEMORY_ATTRIBUTES, 0x7ffe) = 0"
-    assert trace_of(KVM, LOGGED, read, pointer).passed_over == {
-        "KVM_SET_MEMORY_ATTRIBUTES, which is not judged": 1,
+def test_calls_that_carry_too_little_are_named_with_the_reason() -> None:
+    attributes = "7 ioctl(8, KVM_SET_MEMORY_ATTRIBUTES, 0x7ffe) = 0"
+    made = "7 ioctl(8, KVM_CREATE_GUEST_MEMFD, 0x7ffe) = 9"
+    reset = "7 ioctl(8, KVM_RESET_DIRTY_RINGS) = 2"
+    fault = "7 ioctl(9, KVM_PRE_FAULT_MEMORY, 0x7ffe) = 0"
+    assert trace_of(KVM, LOGGED, attributes, made, reset, fault).passed_over == {
         "KVM_SET_MEMORY_ATTRIBUTES": 1,
+        "KVM_CREATE_GUEST_MEMFD": 1,
+        "KVM_RESET_DIRTY_RINGS, which says only how many entries it reset": 1,
+        "KVM_PRE_FAULT_MEMORY, which says only how much is left": 1,
     }

@@ -1,0 +1,187 @@
+"""guest_memfds and memory attributes in a trace whose structures were read."""
+
+import pytest
+
+from tests.traced import EINVAL, KVM, region, replay_in, trace_of
+from vmm.replay.build import Replay, replay_of
+from vmm.replay.judging import judged
+from vmm.scenario.operations import (
+    CloseGuestMemfd,
+    CreateGuestMemfd,
+    NewVm,
+    PunchGuestMemfd,
+    SetMemoryAttributes,
+    SetUserMemoryRegion2,
+)
+from vmm.scenario.validate import validate
+from vmm.verdict.judge import Status
+
+PRIVATE_VM = KVM.replace("CREATE_VM, 0", "CREATE_VM, 0x1")
+SNP_VM = KVM.replace("CREATE_VM, 0", "CREATE_VM, 0x4")
+NEWER = "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY2) = 1"
+SUPPORTED = "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_ATTRIBUTES) = 8"
+EBADF = "-1 EBADF (Bad file descriptor)"
+EOPNOTSUPP = "-1 EOPNOTSUPP (Operation not supported)"
+ENOTTY = "-1 ENOTTY (Inappropriate ioctl for device)"
+OVERLAP = "-1 EEXIST (File exists)"
+ANY = region(5, 0x90000)
+CLOSED = "7 close(9) = 0"
+OTHER_CLOSED = "7 close(40) = 0"
+
+
+def made(size: int = 0x4000, flags: int = 0, result: str = "9", fd: int = 8) -> str:
+    fields = f"{{size={size}, flags={flags:#x}}}"
+    return f"7 ioctl({fd}, KVM_CREATE_GUEST_MEMFD, {fields}) = {result}"
+
+
+def bound(
+    slot: int = 0,
+    gpa: int = 0x10000,
+    offset: int = 0,
+    result: str = "0",
+    memfd: int = 9,
+    size: int = 0x2000,
+    fd: str = "8",
+) -> str:
+    flags, name = "KVM_MEM_GUEST_MEMFD", "KVM_SET_USER_MEMORY_REGION2"
+    line = region(slot, gpa, size, flags=flags, result=result, name=name, fd=fd)
+    return line.replace("}", f", guest_memfd_offset={offset:#x}, guest_memfd={memfd}}}")
+
+
+def private(
+    gpa: int = 0x10000, size: int = 0x1000, attributes: int = 8, flags: int = 0, result: str = "0"
+) -> str:
+    fields = f"{{address={gpa:#x}, size={size}, attributes={attributes:#x}, flags={flags:#x}}}"
+    return f"7 ioctl(8, KVM_SET_MEMORY_ATTRIBUTES, {fields}) = {result}"
+
+
+def punched(offset: int, size: int, mode: str = "KEEP_SIZE|PUNCH_HOLE", result: str = "0") -> str:
+    flags = "|".join(f"FALLOC_FL_{each}" for each in mode.split("|"))
+    return f"7 fallocate(9, {flags}, {offset}, {size}) = {result}"
+
+
+def in_private_vm(*lines: str) -> Replay:
+    return replay_in(PRIVATE_VM, NEWER, SUPPORTED, ANY, *lines)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (made(), bound(), bound(1, 0x20000, 0x2000)),
+        (made(), bound(), bound(1, 0x20000, 0x1000, OVERLAP)),
+        (made(), bound(), bound(1, 0x20000, 0x1000, EINVAL)),
+        (made(), bound(0, 0x10000, 0x3000, EINVAL)),
+        (made(0x1001, 0, EINVAL), made(0, 0, EINVAL)),
+        (made(), "7 dup(9) = 10", CLOSED, bound(memfd=10), bound(1, 0x20000, 0x2000, EBADF)),
+        (made(), bound(), CLOSED, bound(1, 0x20000, 0, EBADF), region(0, size=0)),
+        (made(), bound(), "7 close_range(3, 4294967295, 0) = 0", bound(1, 0x20000, 0, EBADF)),
+        (made(), bound(memfd=8, result=EINVAL), bound()),
+        ('7 memfd_create("m", 0) = 12', bound(memfd=12, result=EINVAL)),
+        (bound(memfd=-1, result=EBADF),),
+        (made(), bound(), punched(0, 0x1000), punched(1, 0x1000, result=EINVAL)),
+        (made(), punched(0, 0x1000, "PUNCH_HOLE", EOPNOTSUPP), punched(0x3000, 0x4000)),
+        (private(), private(attributes=0), private(0, 0x1000 << 12)),
+        (private(1, result=EINVAL), private(size=0, result=EINVAL)),
+        (private(attributes=1, result=EINVAL), private(flags=1, result=EINVAL)),
+    ],
+)
+def test_what_kvm_promises_of_private_memory_passes(lines: tuple[str, ...]) -> None:
+    made_of = in_private_vm(OTHER_CLOSED, *lines)
+    validate(made_of.scenario)
+    assert (made_of.scenario.vm_type, "sw_protected" in made_of.scenario.needs) == (1, True)
+    found = judged(made_of)
+    assert (found.verdict.status, found.assumed) == (Status.PASSED, ()), found
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (made(), bound(), bound(1, 0x20000, 0x1000)),
+        (made(), bound(), bound(1, 0x20000, 0x2000, EINVAL)),
+        (made(), bound(0, 0x10000, 0x3000)),
+        (made(), bound(result=EBADF)),
+        (made(0x1001),),
+        (made(result=EINVAL),),
+        (made(), CLOSED, bound(memfd=-1)),
+        (made(), bound(memfd=8)),
+        (made(), bound(), CLOSED, region(0, size=0), region(0, size=0)),
+        (made(), bound(), punched(1, 0x1000)),
+        (made(), punched(0, 0x1000, result=EINVAL)),
+        (made(), punched(0x3000, 0x2000, "KEEP_SIZE")),
+        (private(result=EINVAL),),
+        (private(result=ENOTTY),),
+        (private(1),),
+        (private(attributes=1),),
+    ],
+)
+def test_what_kvm_does_not_promise_of_it_differs_in_its_line(lines: tuple[str, ...]) -> None:
+    found = judged(in_private_vm(OTHER_CLOSED, *lines))
+    assert (found.verdict.status, found.assumed) == (Status.DIFFERS, ()), found
+    assert found.line is not None
+    assert found.line.number == len(lines) + 5
+
+
+def test_they_become_operations_that_can_be_run() -> None:
+    lines = (made(), bound(), private(), punched(0, 0x1000), CLOSED)
+    _, first, second, *others = in_private_vm(*lines).scenario.operations
+    assert first == CreateGuestMemfd("guest_memfd 1", 0x4000)
+    assert isinstance(second, SetUserMemoryRegion2)
+    assert second.guest_memfd == "guest_memfd 1"
+    assert others == [
+        SetMemoryAttributes(0x10000, 0x1000, 8),
+        PunchGuestMemfd("guest_memfd 1", 0, 0x1000),
+        CloseGuestMemfd("guest_memfd 1"),
+    ]
+
+
+def test_a_guest_memfd_of_another_vm_is_refused() -> None:
+    other = PRIVATE_VM.replace("= 8", "= 20")
+    lines = (PRIVATE_VM, NEWER, made(), other, bound(fd="20", result=EINVAL), OTHER_CLOSED)
+    trace = trace_of(*lines)
+    second = replay_of(trace, trace.vms[1])
+    validate(second.scenario)
+    assert [type(op) for op in second.scenario.operations[:2]] == [CreateGuestMemfd, NewVm]
+    assert judged(second).verdict.status is Status.PASSED
+    accepted = trace_of(*(line.replace(EINVAL, "0") for line in lines))
+    found = judged(replay_of(accepted, accepted.vms[1]))
+    assert found.verdict.difference is not None
+    assert [each.rule for each in found.verdict.difference.expected] == ["guest-memfd-foreign"]
+
+
+def test_a_descriptor_may_have_been_closed_if_the_trace_has_no_closing() -> None:
+    found = judged(in_private_vm(made(), bound(result=EBADF)))
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert found.verdict.reason == "which descriptors were closed is not in the trace"
+
+
+def test_flags_of_a_guest_memfd_are_those_that_the_kernel_names() -> None:
+    flags = "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_FLAGS) = 3"
+    lines = (made(0x1000, 3), made(0x1000, 4, EINVAL))
+    found = judged(replay_in(KVM, ANY, flags, *lines))
+    assert (found.verdict.status, found.assumed) == (Status.PASSED, ())
+    found = judged(replay_in(KVM, ANY, *lines))
+    assert (found.verdict.status, found.assumed[-1]) == (
+        Status.PASSED,
+        "KVM_CAP_GUEST_MEMFD_FLAGS of 0x3",
+    )
+    assert judged(replay_in(KVM, ANY, flags, made(0x1000, 4))).verdict.status is Status.DIFFERS
+
+
+def test_a_vm_without_private_memory_takes_no_attributes() -> None:
+    passed = judged(replay_in(KVM, NEWER, SUPPORTED, ANY, private(result=EINVAL)))
+    assert (passed.verdict.status, passed.assumed) == (Status.PASSED, ())
+    assert judged(replay_in(KVM, NEWER, SUPPORTED, ANY, private())).verdict.status is Status.DIFFERS
+
+
+def test_attributes_that_a_trace_does_not_ask_for_are_assumed() -> None:
+    found = judged(replay_in(PRIVATE_VM, NEWER, ANY, private()))
+    assert found.verdict.status is Status.PASSED
+    assert found.assumed == ("KVM_CAP_MEMORY_ATTRIBUTES of 0x8",)
+
+
+def test_a_confidential_vm_is_replayed_by_one_that_this_host_may_have() -> None:
+    replayed = replay_in(SNP_VM, NEWER, SUPPORTED, made(), bound(), private())
+    assert replayed.scenario.vm_type == 1
+    assert replayed.notes == ("the VM is one of type KVM_X86_SW_PROTECTED_VM here",)
+    assert judged(replayed).verdict.status is Status.PASSED
+    assert replay_in(SNP_VM, region()).scenario.vm_type == 0
