@@ -33,7 +33,9 @@ print(call(0x4010AE42, b"\\x01" + log[1:]))
 print(call(0xC018AEC0, struct.pack("<IIQQ", 0, 2, 0, ctypes.addressof(bitmap))))
 """
 
-PRIVATE = PROGRAM + """
+PRIVATE = (
+    PROGRAM
+    + """
 memfd = call(0xC040AED4, struct.pack("<QQ48x", 0x4000, 0))
 print("made" if memfd > kvm else "not made")
 bind = lambda slot, offset: struct.pack(
@@ -48,6 +50,7 @@ print(call(0x4068AEA3, struct.pack("<II4Q64x", 223, 0, 65536, 0, 0, 0)))
 os.close(memfd)
 print(call(0x40A0AE49, bind(5, 0)))
 """
+)
 
 
 def test_what_such_calls_ask_for_is_in_their_lines_and_judged(tmp_path: Path) -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from vmm.replay.calls import BESIDE
 from vmm.replay.lines import Numbered, name_of, opened, shown
 from vmm.replay.merge import Merged, files_of
 from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
-from vmm.replay.strace import BESIDE, is_of_strace, read_strace
+from vmm.replay.strace import is_of_strace, read_strace
 from vmm.replay.trace import Region, Trace, TraceError, Unread
 from vmm.scenario.endings import HOST_SHORT
 from vmm.scenario.reading import EMPTY

@@ -2,11 +2,12 @@
 
 import errno
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from vmm.replay.lines import MAX_LINE_BYTES, shown
+from vmm.replay.calls import lines_of_calls
+from vmm.replay.lines import shown
 from vmm.replay.memory_calls import MEMORY_CALLS, memory_of
 from vmm.replay.numbers import (
     CAPABILITIES,
@@ -14,7 +15,6 @@ from vmm.replay.numbers import (
     CLONE_FILES,
     CLONE_VM,
     CONCERNED,
-    CREATE_VCPU,
     CREATE_VM,
     ENABLE_CAP,
     MEM_FLAGS,
@@ -36,7 +36,6 @@ from vmm.replay.syntax import (
     Item,
     Joiner,
     Unparsed,
-    begins,
     fields_of,
     file_of,
     number_of,
@@ -56,39 +55,7 @@ from vmm.scenario.slots import USER_END
 
 _CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<unfinished \.\.\.>")
 
-_NAMED = "|".join(
-    (CREATE_VM, CREATE_VCPU, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR, *sorted(CONCERNED))
-)
-_OF_MEMORY = (
-    "mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|vfork|exec"
-)
-_OF_INTEREST = re.compile(
-    rf"ioctl(?!\([^,\"]*, (?:op=)?(?!(?:{_NAMED})\b)[A-Z]\w+[,)])"
-    rf"|{_OF_MEMORY}|\+\+\+|^[^(]*<unfinished|\si(?:o(?:ct?)?)?$"
-)
-"""Matches a line that has to be parsed: an ioctl that names another request has not."""
-
-_OTHER_CALL = rf"""
-    (?:\[pid\ +\d+\]\ |\d+\ +)?(?:[0-9:.]+\ )?
-    (?:ioctl\((?:fd=)?\d+(?:<[^\n<>"()]*>)?,\ (?:op=)?(?!(?:{_NAMED})\b)[A-Z]\w+[,)]
-      |(?!{_OF_MEMORY}|ioctl)[a-z]\w+\()
-    [^\n()]*\)\ +=\ (?:-?\d+|0x[0-9a-f]+)(?:\ E[A-Z0-9]+)?(?:\ \([^\n()="]*\))?
-    (?:\ <[0-9.]+>)?\r?
-"""
-BESIDE = re.compile(
-    rf"(?>[^\n\x1b]*?(?:\ =\ +[!-~]|<unfin)[^\n\x1b]*)(?:\n{_OTHER_CALL})+(?=\n)".encode(),
-    re.VERBOSE,
-)
-"""Matches a whole line and, after it, usual lines that would not be parsed.
-
-Blanks at its end and colours are no part of a line: without them it has to be whole, too.
-"""
-
-_IS_OPEN = re.compile(r"\b(?:ioctl|mmap|munmap|clone3?)\(")
-_IS_WHOLE = re.compile(r"\)\s+=\s+(?:0x[0-9a-f]+|\d+|\?|-1 E[A-Z0-9]+)|<unfinished")
-_MOST_WRAPPED = 8
 _ALONE = "if `strace -ff -ttt` wrote a file for each thread, `strace-log-merge` joins them"
-_NOTICE = re.compile(r"strace: Process \d+ (?:attached|detached)$")
 _ON_SLOTS = (REGION, REGION2, SET_TSS_ADDR)
 _BEGINNINGS = (*_ON_SLOTS, "op=")
 _POINTER = {
@@ -118,9 +85,7 @@ def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
     """Read the lines of strace into ``trace``."""
     reader = _Reader(trace)
     joiner = Joiner()
-    for number, line in _unwrapped(_without_notices(_of_interest(lines, trace))):
-        if "KVM_RUN" in line or _OF_INTEREST.search(line) is None:
-            continue
+    for number, line in lines_of_calls(lines, trace):
         item = joiner.item(number, line)
         for lost in joiner.lost():
             reader.take(lost)
@@ -128,71 +93,6 @@ def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
             reader.take(item)
     for item in joiner.left():
         reader.take(item)
-
-
-def _of_interest(lines: Iterable[tuple[int, str]], trace: Trace) -> Iterator[tuple[int, str]]:
-    """Leave out whole calls that say nothing of slots: nearly all of a long trace.
-
-    What follows a line that is not whole may be its rest, and stays.
-    """
-    number, is_open = 0, False
-    for number, line in lines:
-        is_whole = " = " in line or "<unfin" in line
-        if is_whole and not is_open and "KVM_RUN" in line:
-            continue
-        if is_open or not is_whole or _OF_INTEREST.search(line) is not None:
-            is_open = not is_whole
-            yield number, line
-    trace.lines = number
-
-
-def _without_notices(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Join lines that a notice of strace has split: without -o, both go to standard error."""
-    begun, at = "", 0
-    for number, line in lines:
-        if not begun and "strace: Process" not in line:
-            yield number, line
-            continue
-        whole = begun + line
-        notice = _NOTICE.search(whole)
-        if notice is None:
-            yield number, whole
-            begun = ""
-        elif len(whole) < MAX_LINE_BYTES:
-            begun, at = whole[: notice.start()], number
-            if _IS_WHOLE.search(begun) is not None:
-                yield at, begun
-                begun = ""
-    if begun:
-        yield at, begun
-
-
-def _unwrapped(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Join calls that a mail or a terminal has wrapped: the next lines do not begin as strace's."""
-    begun, at, count = "", 0, 0
-    for number, line in lines:
-        if begun and (count == _MOST_WRAPPED or begins(line)):
-            yield at, begun
-            begun = ""
-        if begun:
-            begun, count = _joined(begun, line), count + 1
-        elif " = " not in line and "<unfin" not in line and _IS_OPEN.search(line) is not None:
-            begun, at, count = line, number, 1
-        else:
-            yield number, line
-            continue
-        if _IS_WHOLE.search(begun) is not None:
-            yield at, begun
-            begun = ""
-    if begun:
-        yield at, begun
-
-
-def _joined(begun: str, line: str) -> str:
-    """Return a wrapped call with its next line: a blank is lost where it was wrapped at one."""
-    rest = line.lstrip("> |")
-    is_at_a_blank = begun[-1] in ",=)" or rest[:1] in ("E", "(")
-    return f"{begun} {rest}" if is_at_a_blank else begun + rest
 
 
 class _Reader:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from tests.traced import KVM, region
+from vmm.replay.calls import BESIDE
 from vmm.replay.lines import Numbered, opened
 from vmm.replay.reader import read_lines, read_trace
-from vmm.replay.strace import BESIDE
 from vmm.replay.trace import Region, Trace, TraceError, Unread
 
 TEXT = "\n".join([KVM, *(region(slot, gpa=0x10000 * slot) for slot in range(200))]) + "\n"
