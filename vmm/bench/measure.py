@@ -23,6 +23,9 @@ from vmm.kvm.system import Kvm
 ROUND_NS = 20_000_000
 """Long enough for the clock, and short enough that both ways see the same state of the host."""
 
+LONGEST_ROUND_NS = 4 * ROUND_NS
+"""How long a round may last with what it does not count: guests that write before a log is read."""
+
 PASSES = 2
 """How many passes a run makes over all setups; each setup's rounds are spread over them."""
 
@@ -84,7 +87,7 @@ def samples(kvm: Kvm, setup: Setup, rounds: int, program: Path | None) -> list[S
         ways: list[Round] = [ours]
         if program is not None:
             ways.append(stack.enter_context(native.ready(program, setup)))
-        times = _times(ways)
+        times = repetitions(ways)
         return [_sample(ways, times) for _ in range(rounds)]
 
 
@@ -113,10 +116,17 @@ def point_of(setup: Setup, taken: Sequence[Sample]) -> Point:
     )
 
 
-def _times(ways: Sequence[Round]) -> int:
+def repetitions(ways: Sequence[Round]) -> int:
     """Return how often a round repeats the work, an even number; runs one round to find it."""
-    cost_ns = max(way(_FEWEST) for way in ways) / _FEWEST
-    return int(min(max(ROUND_NS / max(cost_ns, 1), _FEWEST), _MOST)) // 2 * 2
+    return min(map(_repetitions, ways))
+
+
+def _repetitions(way: Round) -> int:
+    began = time.perf_counter_ns()
+    counted = way(_FEWEST)
+    lasted = time.perf_counter_ns() - began
+    times = _FEWEST * min(ROUND_NS / max(counted, 1), LONGEST_ROUND_NS / max(lasted, 1))
+    return int(min(max(times, _FEWEST), _MOST)) // 2 * 2
 
 
 def _cost(samples: Sequence[float]) -> Cost:

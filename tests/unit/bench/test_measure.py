@@ -1,0 +1,54 @@
+"""How often a round repeats its work."""
+
+import pytest
+
+from vmm.bench import measure
+from vmm.bench.library import Round
+
+
+class _Clock:
+    """A clock that stands still but for the work."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def perf_counter_ns(self) -> int:
+        return self.now
+
+    def work(self, counted_ns: int, besides_ns: int = 0) -> Round:
+        """Return work of which so much counts, and so much does not, each time."""
+
+        def done(times: int) -> int:
+            self.now += times * (counted_ns + besides_ns)
+            return times * counted_ns
+
+        return done
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    """The clock that rounds are timed by."""
+    clock = _Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    return clock
+
+
+def test_a_round_lasts_long_enough_for_the_clock(clock: _Clock) -> None:
+    assert measure.repetitions([clock.work(10_000)]) * 10_000 == measure.ROUND_NS
+
+
+def test_the_slower_way_says_how_often(clock: _Clock) -> None:
+    times = measure.repetitions([clock.work(10_000), clock.work(40_000)])
+    assert times * 40_000 == measure.ROUND_NS
+
+
+def test_a_round_does_not_last_for_ever_with_what_it_does_not_count(clock: _Clock) -> None:
+    times = measure.repetitions([clock.work(2_000, besides_ns=158_000)])
+    assert times * 160_000 == measure.LONGEST_ROUND_NS
+
+
+@pytest.mark.parametrize("cost_ns", [1, 10_000_000_000])
+def test_times_have_limits_and_are_even(clock: _Clock, cost_ns: int) -> None:
+    times = measure.repetitions([clock.work(cost_ns)])
+    assert 16 <= times <= 20_000
+    assert times % 2 == 0
