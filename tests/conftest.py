@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.turns import FOLDERS, turn
 from vmm.kvm.system import Kvm
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -26,7 +27,7 @@ for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, usual)
 
 _TESTS = Path(__file__).parent
-_NEED_KVM = (_TESTS / "kvm", _TESTS / "lab")
+_NEED_KVM = {_TESTS / name: name for name in FOLDERS}
 
 
 @cache
@@ -53,9 +54,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="long: ./scripts/test --long runs it"))
 
 
+def _folder_of(item: pytest.Item) -> str | None:
+    return next((_NEED_KVM[each] for each in item.path.parents if each in _NEED_KVM), None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let a test that needs KVM wait for its turn."""
+    folder = _folder_of(item)
+    if folder is None:
+        return (yield)
+    with turn(folder, item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test that needs KVM if there is none, or fail it if KVM is required."""
-    if not any(folder in item.path.parents for folder in _NEED_KVM):
+    if _folder_of(item) is None:
         return
     reason = why_no_kvm()
     if reason is None:

@@ -18,6 +18,8 @@ from vmm.kvm.vm import Vm
 from vmm.scenario.history import Closed, Stopped
 from vmm.scenario.operations import PAGE_SIZE_BYTES, Death, Lives
 
+pytestmark = pytest.mark.alone
+
 DEATHS: tuple[Death, ...] = get_args(Death)
 
 

@@ -83,7 +83,13 @@ def player() -> Iterator[Player]:
         yield process
 
 
-@pytest.mark.parametrize(("bug", "scenario"), IMITATED)
+def _pairs() -> Iterator[object]:
+    for bug, name in IMITATED:
+        marks = (pytest.mark.alone,) if name.startswith("nothing-used-up-") else ()
+        yield pytest.param(bug, name, marks=marks)
+
+
+@pytest.mark.parametrize(("bug", "scenario"), tuple(_pairs()))
 def test_scenario_shows_the_bug(bug: str, scenario: str, player: Player) -> None:
     assert player.play("-", scenario) == "passed -"
     verdicts = player.shows(IMITATED[bug, scenario], scenario)

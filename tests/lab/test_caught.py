@@ -84,7 +84,8 @@ _LONG = {
 def _pairs() -> Iterator[object]:
     for fault, names in CAUGHT.items():
         for name in names:
-            marks = (pytest.mark.long,) if (fault, name) in _LONG else ()
+            marks = [pytest.mark.long] if (fault, name) in _LONG else []
+            marks += [pytest.mark.alone] if name.startswith("nothing-used-up-") else []
             yield pytest.param(fault, name, marks=marks)
 
 
