@@ -40,11 +40,10 @@ def bound(
     offset: int = 0,
     result: str = "0",
     memfd: int = 9,
-    size: int = 0x2000,
     fd: str = "8",
 ) -> str:
     flags, name = "KVM_MEM_GUEST_MEMFD", "KVM_SET_USER_MEMORY_REGION2"
-    line = region(slot, gpa, size, flags=flags, result=result, name=name, fd=fd)
+    line = region(slot, gpa, 0x2000, flags=flags, result=result, name=name, fd=fd)
     return line.replace("}", f", guest_memfd_offset={offset:#x}, guest_memfd={memfd}}}")
 
 
