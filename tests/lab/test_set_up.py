@@ -100,9 +100,11 @@ WRONG_AT_ONCE = [
     ("KVM_RUN:answer=7", "KVM_RUN(): 7, and not 0"),
     ("CREATE:answer=7", "memory_size=0x1000, userspace_addr="),
     ("CREATE:writes=1", "its argument, which it only reads, was written to"),
-    ("KVM_GET_REGS:other=1", "KVM_GET_REGS(): rax=0x0, which was set to 0x11110000"),
+    ("KVM_GET_REGS:other=1", "KVM_GET_REGS(): rax=0x0, which was set to 0x111122220000"),
     ("KVM_GET_SREGS:other=1", "KVM_GET_SREGS(): cs.base=0x0, which was set to 0x20000"),
     ("KVM_GET_REGS:other=1:after=1", "KVM_GET_REGS(): rax=0x0, which was 0x74 at the last exit"),
+    ("KVM_GET_REGS:halves=1", "rax=0x22220000, which was set to 0x111122220000"),
+    ("KVM_CREATE_VCPU:clears=1", "rax=0x0, which was set to 0x111122220000"),
     ("KVM_GET_REGS:writes=1", "rax=0xa5a5a5a5a5a5a5a5, which was set to"),
     ("KVM_SET_REGS:writes=1", "its argument, which it only reads, was written to"),
     # A structure taken for a larger one.

@@ -140,6 +140,8 @@ _FORMS = (
             second_form(_ONE.change(0)),
             _ONE.log(),
             second_form(_ONE.change(LOG_DIRTY_PAGES)),
+            write(0x101, 3),
+            _ONE.log(),
             second_form(_ONE.move(0x108, LOG_DIRTY_PAGES)),
             write(0x108, 2),
             _ONE.log(),

@@ -54,6 +54,15 @@ def _several(last: int) -> tuple[Scenario, ...]:
             survey="none",
             operations=tuple(_alike(last)),
         ),
+        Scenario(
+            name="slot-ids-whose-place-is-taken",
+            why="Whatever the id of a slot, nothing can be created over it, or moved onto it.",
+            source=f"{API}; kvm_check_memslot_overlap",
+            tags=("ids", "create", "move", "overlap"),
+            mappings=(A, B),
+            survey="none",
+            operations=tuple(_taken(last)),
+        ),
     )
 
 
@@ -129,6 +138,17 @@ def _alike(last: int) -> Iterator[AnyOperation]:
         if other.slot <= last:
             yield from (other.create(), other.move(0x110), other.move(0x102), one.move(0x112))
             yield from (read(0x102), read(0x112), other.delete())
+
+
+def _taken(last: int) -> Iterator[AnyOperation]:
+    mover = Slot(6, 0x110, at("b"), pages=2)
+    yield mover.create()
+    for slot in (*_spread(last), Slot(255, 0, 0), Slot(256, 0, 0)):
+        taken = Slot(slot.slot, 0x100, at("a"), pages=3)
+        yield taken.create()
+        yield from (Slot(5, first, at("b", 2), pages=2).create() for first in (0xFF, 0x100, 0x102))
+        yield from (mover.move(first) for first in (0xFF, 0x101, 0x102))
+        yield from (read(0xFF), read(0x102), read(0x103), taken.delete())
 
 
 def _spread(last: int) -> tuple[Slot, ...]:

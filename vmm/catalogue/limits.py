@@ -45,6 +45,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
 def _slot_numbers(nr_memslots: int, address_spaces: int) -> tuple[Scenario, ...]:
     beyond = address_spaces << 16
     within = (address_spaces - 1) << 16
+    bits = [bit for bit in range(16) if 1 << bit >= nr_memslots]
     return (
         _limit(
             "refuse-a-slot-id-beyond-the-last",
@@ -54,6 +55,9 @@ def _slot_numbers(nr_memslots: int, address_spaces: int) -> tuple[Scenario, ...]
             Slot(nr_memslots, _GFN, at("b")).delete(),
             Slot(0xFFFF, _GFN, at("b")).create(),
             Slot(0xFFFF, _GFN, at("b")).delete(),
+            # Only one bit beyond an id that is free, and beyond that of a slot.
+            *(Slot(1 << bit | 3, _GFN, at("b")).create() for bit in bits),
+            *(Slot(1 << bit | 1, _GFN, at("b")).delete() for bit in bits),
             Slot(nr_memslots - 1, _GFN, at("b")).create(),
         ),
         _limit(

@@ -237,6 +237,8 @@ _FLAGS = (
 
 _READABLE = Slot(8, 0x120, at("a", 6), flags=READONLY)
 _LOGGED = Slot(9, 0x124, at("b", 4), pages=2, flags=LOG_DIRTY_PAGES)
+_HIGH = Slot(10, 0x12_3456, at("a", 4), pages=2)  # Above 4 GiB.
+_ALL = (_NEW, _LIVE, _READABLE, _LOGGED, _HIGH)
 
 
 def _calls_on(slot: Slot) -> Iterator[SetUserMemoryRegion]:
@@ -267,10 +269,10 @@ _COMBINED = (
     _refused_often(
         "refuse-each-wrong-value-with-each-flag",
         "A wrong value is refused whatever the valid flags are: to create a slot, and to change, "
-        "move or delete a plain, a READONLY or a logged one.",
-        *creates(_READABLE, _LOGGED),
-        *(wrong for slot in (_NEW, _LIVE, _READABLE, _LOGGED) for wrong in _each_wrong(slot)),
-        *(read(slot.gfn + page) for slot in (_NEW, _LIVE, _READABLE, _LOGGED) for page in (0, 1)),
+        "move or delete a plain, a READONLY, a logged one, or one above 4 GiB.",
+        *creates(_READABLE, _LOGGED, _HIGH),
+        *(wrong for slot in _ALL for wrong in _each_wrong(slot)),
+        *(read(slot.gfn + page) for slot in _ALL for page in (0, 1)),
         _CALL,
         read(_NEW.gfn),
         needs=("readonly_mem",),
@@ -294,6 +296,8 @@ _IMMUTABLE = (
         replace(_LIVE, hva=at("b")).create(),
         replace(_LIVE, hva=0).create(),
         replace(_LIVE, hva=at("a", 1)).move(0x102),
+        replace(_LIVE, hva=at("a", 1)).change(LOG_DIRTY_PAGES),
+        replace(_LIVE, hva=at("a", 1)).move(0x102, LOG_DIRTY_PAGES),
     ),
     _immutable(
         "refuse-another-size",
@@ -301,6 +305,8 @@ _IMMUTABLE = (
         replace(_LIVE, pages=3).create(),
         replace(_LIVE, pages=1).create(),
         replace(_LIVE, pages=1).move(0x102),
+        replace(_LIVE, pages=3).change(LOG_DIRTY_PAGES),
+        replace(_LIVE, pages=1).move(0x102, LOG_DIRTY_PAGES),
     ),
     _refused(
         "refuse-readonly-on",

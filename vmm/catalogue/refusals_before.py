@@ -30,7 +30,7 @@ def _refused_anyhow(slot: Slot) -> Iterator[SetUserMemoryRegion]:
     call = slot.create()
     yield msgspec.structs.replace(call, caller="forked-child")
     yield msgspec.structs.replace(call, argument="unreadable")
-    yield but(call, flags=1 << 3)
+    yield but(call, flags=slot.flags | 1 << 3)
     yield but(call, memory_size=call.memory_size + 1)
     yield but(call, guest_phys_addr=call.guest_phys_addr + 1)
     yield but(call, userspace_addr=1 << 63)
@@ -71,6 +71,25 @@ def _before_each(*calls: AnyOperation) -> Iterator[AnyOperation]:
         yield _LIVE.log()
 
 
+def _refused_with_other_flags(slot: Slot, flags: int) -> Iterator[AnyOperation]:
+    """Yield calls that are refused and ask for other flags than the slot has."""
+    other = replace(slot, flags=flags)
+    yield from _refused_anyhow(other)
+    yield replace(other, hva=_ELSEWHERE).create()
+    yield replace(other, pages=other.pages + 1).create()
+    yield replace(other, pages=other.pages - 1).move(0x106)
+    yield replace(other, flags=flags | READONLY).create()
+
+
+def _logs_that_stay() -> Iterator[AnyOperation]:
+    yield _PLAIN.create()
+    for refused in _refused_with_other_flags(_PLAIN, LOG_DIRTY_PAGES):
+        yield from (refused, _PLAIN.log())
+    yield _LIVE.create()
+    for number, refused in enumerate(_refused_with_other_flags(_LIVE, 0)):
+        yield from (refused, write(_LIVE.gfn + number % 2, number), _LIVE.log())
+
+
 def _moves() -> Iterator[AnyOperation]:
     here, there = _LIVE, replace(_LIVE, gfn=0x101)
     yield here.create()
@@ -106,6 +125,14 @@ SCENARIOS = (
         "After each refusal logging is turned off and on, and begins anew.",
         _LIVE.create(),
         *_before_each(_PLAIN.create(), _LIVE.create()),
+    ),
+    msgspec.structs.replace(
+        _refused_before(
+            "logging-is-as-it-was",
+            "A refused call that asks to turn logging on, or off, does not.",
+            *_logs_that_stay(),
+        ),
+        survey="none",
     ),
     _refused_before(
         "a-slot-moves",

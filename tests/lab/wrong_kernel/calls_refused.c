@@ -7,7 +7,9 @@
  * the caller's, NAME:writes=1 writes to the structure that is only read, NAME:beyond=N reads N
  * bytes beyond the structure, and is EFAULT where there are none, KVM_RUN:exit=N has that exit
  * reason, whatever the guest met, KVM_RUN:direction=N has that is_write in each MMIO exit;
- * KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and KVM_GET_SUPPORTED_CPUID:other=1 read zeros.
+ * KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and KVM_GET_SUPPORTED_CPUID:other=1 read zeros;
+ * KVM_GET_REGS:halves=1 reads the lower half of each register; KVM_CREATE_VCPU:clears=1 clears the
+ * registers of the vCPU that was made before.
  * NAME:foreign=1 is done by a forked child, too: where it is EIO the answer is 0.
  * NR_MEMSLOTS:answer=N is a kernel with N slots. */
 #include "wrong_kernel.h"
@@ -19,7 +21,8 @@
 #include <string.h>
 #include <unistd.h>
 
-enum kind { NONE, ERRNO, ANSWER, HANG, KILL, OTHER, WRITES, BEYOND, EXIT, DIRECTION, FOREIGN };
+enum kind { NONE, ERRNO, ANSWER, HANG, KILL, OTHER, WRITES, BEYOND, EXIT, DIRECTION, FOREIGN,
+            HALVES, CLEARS };
 
 static const struct {
     const char *name;
@@ -58,6 +61,7 @@ static size_t chosen = NR_KNOWN;
 static enum kind kind;
 static long number, spared, times = LONG_MAX, cap = -1;
 static _Atomic long calls;
+static int former_vcpu = -1;
 
 static bool concerns(const void *argument)
 {
@@ -133,6 +137,25 @@ static bool can_be_read_beyond(unsigned long request, const void *argument)
     return readable((uint64_t)argument + _IOC_SIZE(request) + (uint64_t)number - 1, &byte, 1);
 }
 
+static int read_halves(int fd, void *argument)
+{
+    int result = kernel_ioctl(fd, KVM_GET_REGS, argument);
+    uint64_t *registers = argument;
+
+    for (size_t i = 0; i < sizeof(struct kvm_regs) / sizeof(*registers); i++)
+        registers[i] = (uint32_t)registers[i];
+    return result;
+}
+
+static void clear_former(int fd)
+{
+    struct kvm_regs zeros = {.rflags = 2};
+
+    if (former_vcpu >= 0)
+        kernel_ioctl(former_vcpu, KVM_SET_REGS, &zeros);
+    former_vcpu = fd;
+}
+
 static int answer_child(int fd, unsigned long request, void *argument)
 {
     int result = kernel_ioctl(fd, request, argument);
@@ -150,12 +173,16 @@ bool answered_wrongly(int fd, unsigned long request, void *argument, int *result
     }
     if (chosen == NR_KNOWN || request != (uint32_t)known[chosen].request || !concerns(argument))
         return false;
-    if (kind == EXIT || kind == DIRECTION || !is_due())
+    if (kind == EXIT || kind == DIRECTION || kind == CLEARS || !is_due())
         return false;
     if (kind == BEYOND) {
         *result = -1;
         errno = EFAULT;
         return !can_be_read_beyond(request, argument);
+    }
+    if (kind == HALVES) {
+        *result = read_halves(fd, argument);
+        return true;
     }
     if (kind == FOREIGN) {
         *result = answer_child(fd, request, argument);
@@ -174,6 +201,13 @@ bool answered_wrongly(int fd, unsigned long request, void *argument, int *result
     if (kind == ERRNO)
         errno = (int)number;
     return true;
+}
+
+/* A vCPU was made. */
+void spoil_former_vcpu(int fd)
+{
+    if (kind == CLEARS)
+        clear_former(fd);
 }
 
 /* A vCPU has exited. */
@@ -218,6 +252,10 @@ __attribute__((constructor)) void read_wrong_call(void)
             kind = DIRECTION, number = strtol(from + 11, &end, 10);
         else if (!strncmp(from, ":foreign=", 9))
             kind = FOREIGN, strtol(from + 9, &end, 10);
+        else if (!strncmp(from, ":halves=", 8))
+            kind = HALVES, strtol(from + 8, &end, 10);
+        else if (!strncmp(from, ":clears=", 8))
+            kind = CLEARS, strtol(from + 8, &end, 10);
         else if (!strncmp(from, ":times=", 7))
             times = strtol(from + 7, &end, 10);
         else if (!strncmp(from, ":cap=", 5))

@@ -153,6 +153,7 @@ static int create_vcpu(struct vm *vm, void *argument)
     pthread_mutex_unlock(&tables_lock);
     map_ring(vcpu, fd);
     vcpus[fd] = vcpu;
+    spoil_former_vcpu(fd);
     return fd;
 }
 

@@ -79,7 +79,8 @@ void show_entries(struct vcpu *vcpu)
     if (!vcpu->ring || !vcpu->vm->fault->entry)
         return;
     pthread_mutex_lock(&vcpu->vm->lock);
-    for (;;) {
+    /* Where a ring was overrun, all its entries are dirty. */
+    for (uint64_t seen = 0; seen < count; seen++) {
         struct kvm_dirty_gfn *entry = &vcpu->ring[vcpu->entries % count];
         if (entry->flags != KVM_DIRTY_GFN_F_DIRTY)
             break;

@@ -389,6 +389,7 @@ void show_entries(struct vcpu *vcpu);
 enum { MMAP_OF_VCPU, CLOSE_OF_KVM };
 bool answered_wrongly(int fd, unsigned long request, void *argument, int *result);
 void spoil_exit(struct kvm_run *run);
+void spoil_former_vcpu(int fd);
 
 /* select.c: which fault is active. */
 void select_fault(struct vm *vm);
@@ -398,7 +399,8 @@ extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequ
     places_faults[], ahead_faults[], leak_faults[], patch_faults[], insn_faults[], string_faults[],
     port_faults[], element_faults[], long_faults[], host_faults[], others_faults[], device_faults[],
     beside_faults[],
-    start_faults[], clock_faults[], state_faults[], history_faults[], combined_faults[];
+    start_faults[], clock_faults[], state_faults[], history_faults[], combined_faults[],
+    refusal_faults[];
 
 /* kernel.c: the system call itself, and what a fault may do to a VM. All return 0 or an errno. */
 int kernel_ioctl(int fd, unsigned long request, void *argument);

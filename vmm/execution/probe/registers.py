@@ -7,7 +7,8 @@ from kvm_abi.uapi import Cap
 from vmm.kvm.registers import Registers, check_values, set_descriptor_tables
 from vmm.kvm.system import Kvm
 
-_GENERAL = Registers(*(0x1111_0000 + number for number in range(17)))
+_GENERAL = Registers(*(0x1111_2222_0000 + number for number in range(17)))
+"""Beyond 32 bits."""
 _CODE_BASE = 0x2_0000
 _TABLE = 0x3_0000, 0x123
 _SET = "set to {}"
@@ -25,6 +26,7 @@ def check_registers(kvm: Kvm) -> None:
         set_descriptor_tables(special, *_TABLE)
         vcpu.set_sregs(special)
         vcpu.set_regs(_GENERAL)
+        vm.create_vcpu(1)  # That leaves the first as it is.
         check_values("KVM_GET_REGS", asdict(vcpu.get_regs()), asdict(_GENERAL), _SET)
         wanted = {"cs.base": _CODE_BASE, "ss.base": _CODE_BASE, "ds.base": 0}
         wanted |= dict(zip(("gdt.base", "gdt.limit"), _TABLE, strict=True))

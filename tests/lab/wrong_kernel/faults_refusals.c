@@ -1,0 +1,98 @@
+/* Calls that are refused, and have an effect; and refusals that are forgotten in one case alone. */
+#include "wrong_kernel.h"
+
+#define LOGGED KVM_MEM_LOG_DIRTY_PAGES
+#define FROM_4_GIB (1ull << 32)
+#define HIGHEST_BIT_OF_AN_ID 0x8000u
+
+static void accept_hva_with_flags(struct vm *vm, struct call *call)
+{
+    if (call->refusal == HVA_CHANGED && (call->asked.flags ^ call->old.flags) & LOGGED
+        && strike(vm))
+        call->error = 0;
+}
+
+/* The flags are taken over from a call that is refused. */
+static void take_log_flag(struct vm *vm, const struct call *call)
+{
+    struct region changed = call->slot->known;
+
+    if (!((call->asked.flags ^ changed.flags) & LOGGED) || !strike(vm))
+        return;
+    changed.flags ^= LOGGED;
+    kernel_set(vm, changed);
+}
+
+static void log_refused_move(struct vm *vm, struct call *call)
+{
+    if (call->refusal == MOVE_OVERLAPS && call->asked.flags & LOGGED)
+        take_log_flag(vm, call);
+}
+
+static void log_unknown_flag(struct vm *vm, struct call *call)
+{
+    if (call->refusal == UNKNOWN_FLAG && call->asked.flags & LOGGED && call->asked.size
+        && call->slot && call->slot->live)
+        take_log_flag(vm, call);
+}
+
+static void log_refused_size(struct vm *vm, struct call *call)
+{
+    if (call->refusal == SIZE_CHANGED)
+        take_log_flag(vm, call);
+}
+
+static void accept_over_last_id(struct vm *vm, struct call *call)
+{
+    const struct slot *last = &vm->slots[vm->nr_ids - 1];
+
+    if ((call->refusal == CREATE_OVERLAPS || call->refusal == MOVE_OVERLAPS) && last->live
+        && last->known.gpa < end_of(&call->asked) && call->asked.gpa < end_of(&last->known)
+        && strike(vm))
+        call->error = 0;
+}
+
+static void cut_id(struct vm *vm, struct call *call)
+{
+    if (call->refusal == BAD_ID && call->asked.id & HIGHEST_BIT_OF_AN_ID && strike(vm))
+        call->sent.region.id &= ~HIGHEST_BIT_OF_AN_ID;
+}
+
+static void round_high_gpa(struct vm *vm, struct call *call)
+{
+    if (call->refusal == GPA_UNALIGNED && call->asked.gpa >= FROM_4_GIB && strike(vm))
+        call->sent.region.gpa &= ~(PAGE_BYTES - 1);
+}
+
+static void drop_log_of_second_form(struct vm *vm, struct call *call)
+{
+    if (call->change == FLAGS_ONLY && call->request == SET_REGION2 && strike(vm))
+        call->sent.region.flags &= ~LOGGED;
+}
+
+const struct fault refusal_faults[] = {
+    {.name = "hva-change-with-flags-accepted", .after = accept_hva_with_flags,
+     .sentence = "A userspace_addr changed with LOG_DIRTY_PAGES is answered with 0, and not done.",
+     .witness = "set 1 100 1 0; set 1 100 1 1 log"},
+    {.name = "refused-move-starts-log", .after = log_refused_move,
+     .sentence = "A move that another slot is in the way of turns logging on.",
+     .witness = "set 1 100 1 0; set 2 110 1 1; set 1 110 1 0 log; log 1"},
+    {.name = "unknown-flag-starts-log", .after = log_unknown_flag,
+     .sentence = "A call that is refused for an unknown flag turns logging on.",
+     .witness = "set 1 100 1 0; set 1 100 1 0 log+unknown; log 1"},
+    {.name = "refused-size-turns-log", .after = log_refused_size,
+     .sentence = "A call that is refused for another size turns logging on or off.",
+     .witness = "set 1 100 1 0; set 1 100 2 0 log; log 1"},
+    {.name = "overlap-with-last-id-accepted", .after = accept_over_last_id,
+     .sentence = "A slot over that with the last id is answered with 0, and nothing is done.",
+     .witness = "set last 100 1 0; set 1 100 1 1"},
+    {.name = "id-15-bits", .before = cut_id,
+     .sentence = "Slot ids are cut to fifteen bits.", .witness = "set 32769 100 1 0"},
+    {.name = "gpa-unaligned-above-4g-rounded", .before = round_high_gpa,
+     .sentence = "From 4 GiB on an unaligned guest_phys_addr is rounded down.",
+     .witness = "set 1 100000+800 1 0"},
+    {.name = "second-form-flags-only-drops-log", .before = drop_log_of_second_form,
+     .sentence = "The second form of the call does not turn logging on for a slot that is there.",
+     .witness = "set 1 100 1 0; bind 1 100 1 0 plain 0 log; log 1"},
+    {0},
+};
