@@ -131,12 +131,19 @@ def test_every_rule_is_exercised() -> None:
     assert {rule.name for rule in rules_of_outcomes()} - exercised == set(_UNUSED_RULES)
 
 
+def test_catalogue_is_safe_on_every_kernel() -> None:
+    """Most scenarios are the same on each, and are looked at once."""
+    valid: dict[str, Scenario] = {}
+    for features in _KERNELS.values():
+        for scenario in catalogue(features):
+            if valid.get(scenario.name) != scenario:
+                validate(scenario)
+                valid[scenario.name] = scenario
+
+
 @pytest.mark.parametrize("features", _KERNELS.values(), ids=_KERNELS)
-def test_catalogue_is_safe_and_the_same_on_every_kernel(features: Features) -> None:
-    scenarios = catalogue(features)
-    for scenario in scenarios:
-        validate(scenario)
-    assert [_listed(s) for s in scenarios] == [_listed(s) for s in _SCENARIOS]
+def test_catalogue_is_the_same_on_every_kernel(features: Features) -> None:
+    assert [_listed(s) for s in catalogue(features)] == [_listed(s) for s in _SCENARIOS]
 
 
 def _listed(scenario: Scenario) -> tuple[str, str, tuple[str, ...]]:
