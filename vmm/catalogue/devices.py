@@ -37,6 +37,10 @@ def _zone(page: int = 0, pages: int = 4, *, on: bool = True) -> CoalesceMmio:
     return CoalesceMmio(_GPA + page * PAGE_SIZE_BYTES, pages * PAGE_SIZE_BYTES, on)
 
 
+def _ports(*, on: bool = True) -> CoalesceMmio:
+    return msgspec.structs.replace(_zone(on=on), pio=True)
+
+
 def _event(
     offset: int = 0x100,
     length: int = 4,
@@ -217,6 +221,26 @@ SCENARIOS = (
         *_writes(3),
         _zone(0, 1, on=False),
         *_writes(4),
+    ),
+    _scenario(
+        "ranges-of-ports-and-of-gpas",
+        "A coalesced range of ports and one of gpas with the same numbers are two: each begins and "
+        "ends alone.",
+        "api.rst 4.116; 0804c849f1df, kvm_vm_ioctl_unregister_coalesced_mmio",
+        _ports(),
+        *_writes(1),
+        _zone(),
+        *_writes(2),
+        _ports(on=False),
+        *_writes(3),
+        _ports(),
+        _zone(on=False),
+        *_writes(4),
+        _zone(),
+        _ports(on=False),
+        _ports(on=False),
+        *_writes(5),
+        needs=("coalesced_mmio", "coalesced_pio"),
     ),
     _scenario(
         "that-end-and-come-back",

@@ -28,7 +28,7 @@ class Devices:
         """Issue KVM_REGISTER_COALESCED_MMIO or KVM_UNREGISTER_COALESCED_MMIO."""
         vm = self._vm
         call = vm.register_coalesced_mmio if op.on else vm.unregister_coalesced_mmio
-        return _answer(lambda: call(op.gpa, op.size))
+        return _answer(lambda: call(op.gpa, op.size, pio=op.pio))
 
     def ioeventfd(self, op: IoEventFd) -> Done | Refused:
         """Issue KVM_IOEVENTFD; an eventfd is created when it is first named."""

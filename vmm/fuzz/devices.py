@@ -8,6 +8,7 @@ import msgspec
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.looks import within_reach
 from vmm.fuzz.pools import Pools
+from vmm.scenario.limits import GUEST_PORTS
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -42,7 +43,7 @@ _WIDTHS = (*_TOUCHES, 8)
 _RING = 170
 """One write more than the ring holds."""
 
-_BURST_SHARE = 0.02
+_BURST_SHARE, _PORTS_SHARE = 0.02, 0.04
 _VALUES = 1 << 32
 
 
@@ -59,7 +60,9 @@ class Devices:
         """Yield a device, its end, or writes where one is or was, which are then collected."""
         dice = self._dice
         gfn, what = dice.pick(self._pools.gfns), dice.random()
-        if what < 0.3:
+        if what < _PORTS_SHARE and self._pools.has_ports and self._ranges:
+            yield from self._ports()
+        elif what < 0.3:
             yield self._range(gfn) if gfn % 2 else self._event(gfn)
         elif what < 0.4:
             yield self._end_of_range() if self._ranges else self._range(gfn | 1)
@@ -89,6 +92,12 @@ class Devices:
                 ((0, max(size // 2, 1)), (size // 2, size - size // 2), (0, size + 1), (size, 1))
             )
         return _replace(known, gpa=known.gpa + offset, size=size, on=False)
+
+    def _ports(self) -> Iterator[AnyOperation]:
+        """Yield a range of ports that has the numbers of one of gpas, or its end."""
+        ports = _replace(self._dice.pick(self._ranges), pio=True, on=self._dice.chance(0.5))
+        if ports.gpa >= GUEST_PORTS.stop:
+            yield ports
 
     def _event(self, gfn: int) -> IoEventFd:
         dice = self._dice

@@ -67,7 +67,8 @@ class Pools:
     ``manual_log`` says whether the dirty log is cleared by hand, ``spaces`` which address spaces
     the guest looks at, ``subjects`` what else the scenario is about; touched gpas are below
     ``reach``. ``has_long`` says whether there are guests in 64-bit mode, ``forces``
-    whether KVM can be made to emulate instructions.
+    whether KVM can be made to emulate instructions, ``has_ports`` whether ranges of ports can be
+    coalesced.
     """
 
     slots: tuple[int, ...]
@@ -84,6 +85,7 @@ class Pools:
     reach: int = REACH
     has_long: bool = False
     forces: bool = False
+    has_ports: bool = False
 
 
 def draw(dice: Dice, features: Features) -> Pools:
@@ -112,6 +114,7 @@ def draw(dice: Dice, features: Features) -> Pools:
         reach,
         features.touch_limit > REACH,
         features.forced_emulation,
+        features.coalesced_pio,
     )
 
 

@@ -344,27 +344,29 @@ class Vm(Closing):
         wanted = raw.new("struct kvm_memory_attributes *", (address, size_bytes, attributes, flags))
         raw.ioctl(self.fd, Ioctl.SET_MEMORY_ATTRIBUTES, wanted)
 
-    def register_coalesced_mmio(self, gpa: int, size_bytes: int) -> None:
+    def register_coalesced_mmio(self, gpa: int, size_bytes: int, *, pio: bool = False) -> None:
         """Coalesce writes to a range of gpas; `Vcpu.coalesced_mmio` returns them.
+
+        With ``pio`` it is a range of ports (`Cap.COALESCED_PIO`). Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.register_coalesced_mmio(0xa0000, size_bytes=0x1000)
+        """
+        zone = raw.new("struct kvm_coalesced_mmio_zone *", (gpa, size_bytes, pio))
+        raw.ioctl(self.fd, Ioctl.REGISTER_COALESCED_MMIO, zone)
+
+    def unregister_coalesced_mmio(self, gpa: int, size_bytes: int, *, pio: bool = False) -> None:
+        """Remove every coalesced range that contains this one; with ``pio`` those of ports.
 
         Raises `KvmError`.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
         ...     vm.register_coalesced_mmio(0xa0000, size_bytes=0x1000)
-        """
-        zone = raw.new("struct kvm_coalesced_mmio_zone *", (gpa, size_bytes, 0))
-        raw.ioctl(self.fd, Ioctl.REGISTER_COALESCED_MMIO, zone)
-
-    def unregister_coalesced_mmio(self, gpa: int, size_bytes: int) -> None:
-        """Remove every coalesced range that contains this one. Raises `KvmError`.
-
-        >>> from vmm import Kvm
-        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
-        ...     vm.register_coalesced_mmio(0xa0000, size_bytes=0x1000)
         ...     vm.unregister_coalesced_mmio(0xa0000, size_bytes=0x1000)
         """
-        zone = raw.new("struct kvm_coalesced_mmio_zone *", (gpa, size_bytes, 0))
+        zone = raw.new("struct kvm_coalesced_mmio_zone *", (gpa, size_bytes, pio))
         raw.ioctl(self.fd, Ioctl.UNREGISTER_COALESCED_MMIO, zone)
 
     def ioeventfd(

@@ -29,6 +29,12 @@ COALESCED = documented(
     "exit while there is room; in a slot it goes to memory",
     "api.rst 4.116 KVM_(UN)REGISTER_COALESCED_MMIO; coalesced_mmio_write",
 )
+PORTS_APART = documented(
+    "coalesced-ports",
+    "a coalesced range of ports takes no write to a gpa, and does not end with one of gpas, nor "
+    "the other way round",
+    "api.rst 4.116; 0804c849f1df, kvm_vm_ioctl_unregister_coalesced_mmio",
+)
 EVENT = documented(
     "ioeventfd",
     "a write of the right length and value to the gpa of an ioeventfd outside memory signals it, "
@@ -118,14 +124,16 @@ class Devices:
         """Return the outcomes that the rules allow."""
         match op:
             case CoalesceMmio():
-                return (self._coalesce(op),) if self.features.coalesced_mmio else _UNKNOWN
+                return self._coalesce(op) if self.features.coalesced_mmio else _UNKNOWN
             case IoEventFd():
                 return (self._ioeventfd(op),) if self.features.ioeventfd else _UNKNOWN
             case CollectMmio():
                 return (self._collect(),)
 
-    def _coalesce(self, op: CoalesceMmio) -> Allowed:
+    def _coalesce(self, op: CoalesceMmio) -> tuple[Allowed, ...]:
         """Return the outcome of registering or unregistering a range."""
+        if op.pio:  # Guests write to none of these ports; kernels before the capability ignore it.
+            return (Allowed(Done(), PORTS_APART),) if self.features.coalesced_pio else ()
 
         def apply() -> None:
             if op.on:
@@ -133,7 +141,7 @@ class Devices:
             else:
                 self.ranges = [each for each in self.ranges if not _holds(each, op.gpa, op.size)]
 
-        return Allowed(Done(), COALESCED, apply)
+        return (Allowed(Done(), COALESCED, apply),)
 
     def _ioeventfd(self, op: IoEventFd) -> Allowed:
         """Return the outcome of adding or removing an ioeventfd."""

@@ -169,7 +169,8 @@ class Statements:
                 request = (
                     "KVM_REGISTER_COALESCED_MMIO" if op.on else "KVM_UNREGISTER_COALESCED_MMIO"
                 )
-                call = f"coalesce_mmio({request}, {unsigned(op.gpa)}, {unsigned(op.size)})"
+                place = f"{unsigned(op.gpa)}, {unsigned(op.size)}, {int(op.pio)}"
+                call = f"coalesce_mmio({request}, {place})"
                 return [account.checked(call, step)]
             case ops.IoEventFd():
                 return [account.checked(self._ioeventfd(op), step)]

@@ -89,6 +89,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zero_page: bool = False
     hugetlb_pages: int = 0
     coalesced_mmio: bool = False
+    coalesced_pio: bool = False
     ioeventfd: bool = False
     kvmclock: bool = False
     kvmclock_ctrl: bool = False
@@ -275,6 +276,7 @@ TABLE = (
         "the right to map virtual address 0 (CAP_SYS_RAWIO or vm.mmap_min_addr=0)",
     ),
     Feature("coalesced_mmio", "KVM_CAP_COALESCED_MMIO", Cap.COALESCED_MMIO),
+    Feature("coalesced_pio", "KVM_CAP_COALESCED_PIO", Cap.COALESCED_PIO),
     Feature("ioeventfd", "KVM_CAP_IOEVENTFD", Cap.IOEVENTFD),
     Feature("kvmclock", "kvmclock (KVM_FEATURE_CLOCKSOURCE2)"),
     Feature("kvmclock_ctrl", "KVM_CAP_KVMCLOCK_CTRL", Cap.KVMCLOCK_CTRL),

@@ -31,6 +31,9 @@ MAX_DEVICES = 400
 """Coalesced ranges and ioeventfds: a kernel has room for 1000."""
 
 MAX_EVENTFDS = 16
+GUEST_PORTS = range(0xE0, 0x100)
+"""Ports that guests write to, which no coalesced range may take from them."""
+
 MAX_TIMES = 10_000
 MAX_FAIL_NTH = 100
 NAME_LENGTH = 64

@@ -9,6 +9,7 @@ from vmm.scenario.hostchanges import HostChanges
 from vmm.scenario.instructions import accessed, instruction_problem
 from vmm.scenario.limits import (
     A_NAME,
+    GUEST_PORTS,
     MAX_ALL_SLOT_PAGES,
     MAX_ATTRIBUTE_PAGES,
     MAX_BEFORE_THE_END,
@@ -222,6 +223,8 @@ class OperationChecker:
             return f": more than {MAX_DEVICES} of these and of ioeventfd"
         if not 0 <= op.size < 1 << 32:
             return ".size: an unsigned 32-bit number is needed"
+        if op.pio and op.gpa < GUEST_PORTS.stop and op.gpa + op.size > GUEST_PORTS.start:
+            return f".gpa: guests use ports {GUEST_PORTS.start:#x} to {GUEST_PORTS.stop - 1:#x}"
         return unsigned_problem(op, "gpa")
 
     def _clear(self, op: ops.ClearDirtyLog) -> str:

@@ -363,7 +363,7 @@ def puts_a_bus_out_of_order(scenario: Scenario) -> bool:
     ranges = [
         (op.gpa, op.size if isinstance(op, ops.CoalesceMmio) else op.length)
         for op in scenario.operations
-        if isinstance(op, ops.CoalesceMmio | ops.IoEventFd)
+        if isinstance(op, ops.IoEventFd) or (isinstance(op, ops.CoalesceMmio) and not op.pio)
     ]
     starts = {gpa for gpa, length in ranges if not length}
     return any(length and gpa + length in starts for gpa, length in ranges)

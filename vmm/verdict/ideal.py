@@ -64,6 +64,7 @@ EVERYTHING = Features(
     zero_page=True,
     hugetlb_pages=8,
     coalesced_mmio=True,
+    coalesced_pio=True,
     ioeventfd=True,
     kvmclock=True,
     kvmclock_ctrl=True,

@@ -202,10 +202,10 @@ static void set_event(char words[][32], int count)
     show_error(ioctl(vm, KVM_IOEVENTFD, &wanted) ? errno : 0);
 }
 
-static void coalesce(char words[][32])
+static void coalesce(char words[][32], bool is_of_ports)
 {
     struct kvm_coalesced_mmio_zone zone = {
-        .addr = pages(words[1]), .size = (uint32_t)pages(words[2]),
+        .addr = pages(words[1]), .size = (uint32_t)pages(words[2]), .pio = is_of_ports,
     };
     int request = words[0][0] == 'u' ? KVM_UNREGISTER_COALESCED_MMIO : KVM_REGISTER_COALESCED_MMIO;
 
@@ -238,8 +238,9 @@ int play_place(char words[][32], int count)
 
     if (count >= 3 && (!strcmp(words[0], "event") || !strcmp(words[0], "unevent")))
         set_event(words, count);
-    else if (count == 3 && (!strcmp(words[0], "coalesce") || !strcmp(words[0], "uncoalesce")))
-        coalesce(words);
+    else if ((count == 3 || (count == 4 && !strcmp(words[3], "ports")))
+             && (!strcmp(words[0], "coalesce") || !strcmp(words[0], "uncoalesce")))
+        coalesce(words, count == 4);
     else if (count == 1 && !strcmp(words[0], "kept"))
         show_kept();
     else if (count == 2 && !strcmp(words[0], "readhigh"))

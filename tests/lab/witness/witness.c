@@ -24,7 +24,8 @@
  *   cover FILE PAGES         map a file over the pages at the start of the pool
  *   show FILE shared|private, unmake FILE   mmap(2) and close(2) of one
  *   vms N                    N VMs are made and closed: which files and how much memory stay?
- *   coalesce GPA N, uncoalesce GPA N, kept   KVM_(UN)REGISTER_COALESCED_MMIO, and its ring
+ *   coalesce GPA N [ports], uncoalesce GPA N [ports], kept   KVM_(UN)REGISTER_COALESCED_MMIO, and
+ *                            its ring
  *   event GPA LENGTH [MATCH], unevent ...    KVM_IOEVENTFD
  *   clock wall|system|steal GPA [1], unclock CLOCK   KVM_SET_MSRS, on vCPU 0 or 1; unaligned: odd
  *   pause, bit HVA N         KVM_KVMCLOCK_CTRL; a bit of a byte of the pool

@@ -38,6 +38,42 @@ static int register_a_page(struct vm *vm, unsigned long request, void *argument)
     return forward_device(vm, request, argument);
 }
 
+/* A range of ports is one of gpas, and the other way round. */
+
+static int end_of_the_other_bus(struct vm *vm, unsigned long request, void *argument)
+{
+    struct kvm_coalesced_mmio_zone zone;
+    int error = forward_device(vm, request, argument);
+
+    memcpy(&zone, argument, sizeof(zone));
+    if (request == KVM_UNREGISTER_COALESCED_MMIO && zone.pio == 1 && strike(vm)) {
+        zone.pio = 0;
+        forward_device(vm, request, &zone);
+    }
+    return error;
+}
+
+static int ports_as_gpas(struct vm *vm, unsigned long request, void *argument)
+{
+    struct kvm_coalesced_mmio_zone zone;
+
+    if (request == KVM_IOEVENTFD)
+        return forward_device(vm, request, argument);
+    memcpy(&zone, argument, sizeof(zone));
+    if (zone.pio == 1 && strike(vm))
+        zone.pio = 0;
+    return forward_device(vm, request, &zone);
+}
+
+static int refuse_ports(struct vm *vm, unsigned long request, void *argument)
+{
+    const struct kvm_coalesced_mmio_zone *zone = argument;
+
+    if (request != KVM_IOEVENTFD && zone->pio == 1 && strike(vm))
+        return EINVAL;
+    return forward_device(vm, request, argument);
+}
+
 static bool is_assignment(unsigned long request, const void *argument)
 {
     const struct kvm_ioeventfd *event = argument;
@@ -217,6 +253,13 @@ const struct fault device_faults[] = {
            "coalesce 100 1; uncoalesce 100 1; write 100"),
     DEVICE("coalescing-of-one-page", register_a_page, "Of a coalesced range the first page is one.",
            "coalesce 100 2; write 101"),
+    DEVICE("coalesced-ends-with-ports", end_of_the_other_bus,
+           "The end of a coalesced range of ports ends one of gpas.",
+           "coalesce 100 1; uncoalesce 100 1 ports; write 100"),
+    DEVICE("coalesced-ports-are-gpas", ports_as_gpas,
+           "A coalesced range of ports is one of gpas.", "coalesce 100 1 ports; write 100"),
+    DEVICE("coalesced-ports-refused", refuse_ports, "A coalesced range of ports is EINVAL.",
+           "coalesce 100 1 ports"),
     DEVICE("eventfd-ignored", never_assign, "An ioeventfd is taken, and never signalled.",
            "event 100 4; write 100"),
     DEVICE("eventfd-never-ends", never_deassign, "An ioeventfd does not end.",

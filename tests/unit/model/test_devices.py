@@ -27,9 +27,12 @@ STORE = Instruction(
 FIRST, SECOND = Mmio(0x100100, True, LOW), Mmio(0x100108, True, HIGH)
 
 
+FEATURES = Features(coalesced_mmio=True, coalesced_pio=True, ioeventfd=True)
+
+
 def after(*operations: AnyOperation) -> tuple[tuple[Mmio, ...], MmioKept]:
     """Return the exits of the store after some operations, and what was kept."""
-    made = Model((Mapping("a", 1),), Features(coalesced_mmio=True, ioeventfd=True))
+    made = Model((Mapping("a", 1),), FEATURES)
     for operation in operations:
         only(made, operation)
     usual = made.allowed(STORE)[0]
@@ -54,6 +57,23 @@ def test_what_follows_the_half_that_is_kept_exits() -> None:
 def test_what_follows_a_half_that_exits_is_not_kept(gpa: int) -> None:
     whole = Mmio(0x100100, True, LOW + HIGH)
     assert after(CoalesceMmio(gpa, 8)) == ((whole,), MmioKept(()))
+
+
+def test_a_range_of_ports_begins_and_ends_alone() -> None:
+    range_, ports = CoalesceMmio(0x100100, 16), CoalesceMmio(0x100100, 16, pio=True)
+    no_ports = CoalesceMmio(0x100100, 16, on=False, pio=True)
+    exits, kept = (
+        ((Mmio(0x100100, True, LOW + HIGH),), MmioKept(())),
+        ((), MmioKept((FIRST, SECOND))),
+    )
+    assert after(ports) == exits
+    assert after(range_, ports, no_ports) == after(range_, no_ports) == kept
+    assert after(range_, ports, CoalesceMmio(0x100100, 16, on=False)) == exits
+
+
+def test_what_an_older_kernel_makes_of_a_range_of_ports_is_not_known() -> None:
+    made = Model((Mapping("a", 1),), Features(coalesced_mmio=True))
+    assert made.allowed(CoalesceMmio(0x100100, 16, pio=True)) == ()
 
 
 def test_an_instruction_that_writes_more_than_once_is_not_known() -> None:

@@ -158,8 +158,10 @@ def test_a_program_ends_where_the_model_knows_no_more(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 def test_a_program_compiles_that_expects_no_kept_write(tmp_path: Path) -> None:
-    operations = (CoalesceMmio(0x1000, 0x1000), CollectMmio())
-    compiles(program_of(Scenario("none", operations, survey="none"), FEATURES), tmp_path)
+    operations = (CoalesceMmio(0x1000, 0x1000), CoalesceMmio(0x1000, 16, pio=True), CollectMmio())
+    text = program_of(Scenario("none", operations, survey="none"), EVERYTHING)
+    compiles(text, tmp_path)
+    assert "KVM_REGISTER_COALESCED_MMIO, 0x1000, 0x10, 1)" in text
 
 
 def test_a_step_is_one_call_with_the_kernels_own_words() -> None:

@@ -101,6 +101,10 @@ def test_scenario_survives_its_file() -> None:
         ({"operations": [{"op": "execute", "gpa": 1}]}, "$.operations[0].gpa"),
         ({"operations": [{"op": "sweep", "gpa": 0, "count": 8192}]}, "$.operations[0].count"),
         (
+            {"operations": [{"op": "coalesce_mmio", "gpa": 0xD0, "size": 17, "pio": True}]},
+            "$.operations[0].gpa: guests use ports 0xe0 to 0xff",
+        ),
+        (
             {
                 "operations": [
                     {"op": "host_write", "place": {"mapping": "a", "offset": 8189}, "value": 0}

@@ -125,6 +125,8 @@ def _of_device(op: ops.DeviceOperation) -> Iterator[str]:
     match op:
         case ops.CoalesceMmio():
             yield "coalesced_mmio"
+            if op.pio:
+                yield "coalesced_pio"
         case ops.IoEventFd():
             yield "ioeventfd"
         case ops.CollectMmio():

@@ -24,10 +24,13 @@ static void switch_vm(int number)
 }
 /*@ coalesce */
 
-/* KVM_REGISTER_COALESCED_MMIO, or KVM_UNREGISTER_COALESCED_MMIO; 0 or an errno. */
-static int coalesce_mmio(unsigned long request, uint64_t gpa, uint32_t size)
+/*
+ * KVM_REGISTER_COALESCED_MMIO, or KVM_UNREGISTER_COALESCED_MMIO; 0 or an errno.  The pad is what
+ * says that a range is one of ports: older headers have no other name for it.
+ */
+static int coalesce_mmio(unsigned long request, uint64_t gpa, uint32_t size, uint32_t pio)
 {
-	struct kvm_coalesced_mmio_zone zone = {.addr = gpa, .size = size};
+	struct kvm_coalesced_mmio_zone zone = {.addr = gpa, .size = size, .pad = pio};
 
 	return ioctl(vm, request, &zone) ? errno : SUCCESS;
 }
