@@ -15,6 +15,7 @@ from vmm.fuzz.dice import Dice
 from vmm.fuzz.interrupts import Interrupts
 from vmm.fuzz.looks import within_reach
 from vmm.fuzz.pools import SHOWN, Pools
+from vmm.fuzz.smis import Smis
 from vmm.fuzz.starts import Starts
 from vmm.fuzz.world import World
 from vmm.scenario.features import Features
@@ -129,6 +130,7 @@ class Extras:
         self._moves = dice.chance(0.3)
         self._starts = Starts(dice, pools, world)
         self._interrupts = Interrupts(dice, pools, world)
+        self._smis = Smis(dice, pools, world)
         makers = {
             "rings": self._ring,
             "memfds": self._memfd,
@@ -140,6 +142,7 @@ class Extras:
             "devices": Devices(dice, pools).next,
             "starts": self._starts.next,
             "interrupts": self._interrupts.next,
+            "smis": self._smis.next,
         }
         self._makers: list[Callable[[], Iterator[AnyOperation]]] = [
             makers[subject] for subject in makers if subject in pools.subjects
@@ -168,6 +171,8 @@ class Extras:
             yield from self._starts.begin()
         if "interrupts" in self._pools.subjects:
             yield from self._interrupts.begin()
+        if "smis" in self._pools.subjects:
+            yield from self._smis.begin()
 
     def after(self) -> Iterator[AnyOperation]:
         """Yield, now and then, an operation of a subject."""

@@ -114,7 +114,7 @@ class _Composer:
         self._dice = dice
         self._features = features
         self._manual_log = drawn.manual_log
-        self._world = World(features.last_gfn)
+        self._world = World(features.last_gfn, features.nr_memslots, features.address_spaces)
         self._calls = Calls(dice, features, drawn, self._world)
         self._looks = Looks(dice, drawn, self._world)
         self._extras = Extras(dice, features, drawn, self._world)

@@ -26,6 +26,7 @@ from vmm.scenario.operations import (
     Place,
     Race,
     Scenario,
+    SetUserMemoryRegion,
     Start,
     Sweep,
 )
@@ -153,8 +154,10 @@ class Instructions:
 def certain(scenario: Scenario, features: Features) -> Scenario:
     """Return a scenario without instructions and interrupts that might leave memory but must not.
 
-    Nor does it then read what is unknown.
+    Nor does it then read what is unknown. Where an SMI cannot save a vCPU's state KVM gives the VM
+    up, so that which slots exist has to be known: no allocation fails there.
     """
+    scenario = _without_failures(scenario)
     is_private = bool(scenario.vm_type)
     if not (is_private or any(map(_is_risky, scenario.operations))):
         return scenario
@@ -166,7 +169,8 @@ def certain(scenario: Scenario, features: Features) -> Scenario:
         if is_private and not allowed and not isinstance(op, Race):
             doubtful.add(step.origin)
         elif isinstance(op, Instruction | Sweep | Execute) or _is_risky(op):
-            exits = any(_leaves_memory(each.outcome) for each in allowed)
+            may_exit = isinstance(op, Start) and op.smi  # Its handler may write to a hole.
+            exits = not may_exit and any(_leaves_memory(each.outcome) for each in allowed)
             if not allowed or (_is_risky(op) and (exits or _stops(op, allowed[0].outcome))):
                 doubtful.add(step.origin)
                 continue
@@ -176,10 +180,23 @@ def certain(scenario: Scenario, features: Features) -> Scenario:
     return msgspec.structs.replace(scenario, operations=tuple(operations))
 
 
+def _without_failures(scenario: Scenario) -> Scenario:
+    """Return a scenario with SMIs without the failures of allocations."""
+    if not any(isinstance(op, Start) and op.smi for op in scenario.operations):
+        return scenario
+    operations = (
+        msgspec.structs.replace(op, fail_nth=0)
+        if isinstance(op, SetUserMemoryRegion) and op.fail_nth
+        else op
+        for op in scenario.operations
+    )
+    return msgspec.structs.replace(scenario, operations=tuple(operations))
+
+
 def _is_risky(op: AnyOperation) -> bool:
     """Whether what an operation does outside memory is a known issue, or unknown."""
     if isinstance(op, Start):
-        return op.interrupts is not None
+        return op.smi or op.interrupts is not None
     return isinstance(op, Instruction) and (op.forced or op.name in _IN_MEMORY_NAMES)
 
 

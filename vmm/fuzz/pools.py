@@ -19,6 +19,7 @@ from vmm.scenario.operations import (
     Mapping,
     MappingKind,
 )
+from vmm.scenario.programs import SMM_HANDLER, SMM_STATE
 
 GUEST = Guest()
 """Where the guest itself lives in every random scenario."""
@@ -34,6 +35,12 @@ TABLES = "tables"
 
 INTERRUPT_GFNS = tuple(range(0xA, 0x16))
 """Where interrupts find tables, code and stacks: in real mode stacks end with the first 64 KiB."""
+
+SMRAM_GFNS = tuple(range(SMM_HANDLER // PAGE_SIZE_BYTES, SMM_STATE // PAGE_SIZE_BYTES + 1))
+"""In as_id 1: from the handler of an SMI to the state that a vCPU saves."""
+
+CODE_GFNS, WORD_GFNS = tuple(range(0x100, 0x104)), (0x110, 0x111)
+"""What an SMI interrupts, and where a handler writes."""
 
 _SHOWN_PAGES = 4
 _TABLE_PAGES = 8
@@ -141,6 +148,7 @@ def odd_subjects(features: Features) -> tuple[str, ...]:
         "clocks": features.kvmclock and features.kvmclock_ctrl and features.steal_time,
         "devices": features.coalesced_mmio and features.ioeventfd,
         "interrupts": True,
+        "smis": features.smm,
     }
     return tuple(subject for subject, is_there in known.items() if is_there)
 
@@ -148,6 +156,8 @@ def odd_subjects(features: Features) -> tuple[str, ...]:
 def with_odd_subject(drawn: Pools, subject: str, features: Features) -> Pools:
     """Return pools for one of these subjects."""
     chosen = replace(drawn, subjects=frozenset((subject,)))
+    if subject == "smis":
+        return _with_smram(chosen)
     if subject != "interrupts":
         return chosen
     mappings = drawn.mappings
@@ -155,6 +165,23 @@ def with_odd_subject(drawn: Pools, subject: str, features: Features) -> Pools:
         mappings += (Mapping(TABLES, _INTERRUPT_TABLE_PAGES),)
     return replace(
         chosen, gfns=INTERRUPT_GFNS, mappings=mappings, spaces=(0,), reach=REACH, manual_log=False
+    )
+
+
+def _with_smram(drawn: Pools) -> Pools:
+    """Return pools in which slots are where an SMI leads, in both address spaces."""
+    prepared = (Mapping("a", len(SMRAM_GFNS)), Mapping("b", len(SMRAM_GFNS)))
+    others = (each for each in drawn.mappings if each.name not in ("a", "b") and not each.of)
+    ids = [slot & 0xFFFF for slot in drawn.slots]
+    return replace(
+        drawn,
+        gfns=(*SMRAM_GFNS, *CODE_GFNS, *WORD_GFNS),
+        slots=tuple(dict.fromkeys((*ids, *(SMM << 16 | each for each in ids)))),
+        sizes=(1, 2, len(SMRAM_GFNS)),
+        mappings=(*prepared, *others),
+        spaces=(0, SMM),
+        reach=REACH,
+        manual_log=False,
     )
 
 

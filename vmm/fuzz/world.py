@@ -20,7 +20,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     pages_of,
 )
-from vmm.scenario.slots import MAX_PAGES, as_id_of
+from vmm.scenario.slots import MAX_PAGES, as_id_of, id_of
 
 _FORMER_LIMIT = 48
 _FLAGS = LOG_DIRTY_PAGES | READONLY | GUEST_MEMFD
@@ -34,6 +34,8 @@ class World:
     """
 
     last_gfn: int
+    nr_memslots: int = 1 << 16
+    spaces: int = 1 << 16
     slots: dict[int, SetUserMemoryRegion] = field(default_factory=dict)
     former: list[int] = field(default_factory=list)
     left: SetUserMemoryRegion | None = None
@@ -46,7 +48,7 @@ class World:
 
     def apply(self, op: SetUserMemoryRegion) -> None:
         """Apply a call that may succeed."""
-        if op.caller != "owner" or op.argument != "readable":
+        if op.caller != "owner" or op.argument != "readable" or not self._is_taken(op):
             return  # It fails, and later calls must not be derived from it.
         if op.fail_nth:
             op = msgspec.structs.replace(op, fail_nth=0)
@@ -83,6 +85,13 @@ class World:
             yield slot.guest_phys_addr
             yield end - PAGE_SIZE_BYTES
             yield end
+
+    def _is_taken(self, op: SetUserMemoryRegion) -> bool:
+        """Whether slot and addresses are such as a kernel takes, for a deletion, too."""
+        hva = op.userspace_addr
+        offset = hva.offset if isinstance(hva, Place) else hva
+        is_aligned = not (op.guest_phys_addr | offset) % PAGE_SIZE_BYTES
+        return is_aligned and id_of(op.slot) < self.nr_memslots and as_id_of(op.slot) < self.spaces
 
     def _fits(self, op: SetUserMemoryRegion) -> bool:
         start, end = op.guest_phys_addr, op.guest_phys_addr + op.memory_size

@@ -27,7 +27,7 @@ from vmm.scenario.history import (
     SetUpRefused,
     Stopped,
 )
-from vmm.scenario.operations import AnyOperation
+from vmm.scenario.operations import AnyOperation, GuestOperation
 from vmm.scenario.plan import Step, mappings_of, steps
 from vmm.scenario.underway import under_way
 from vmm.verdict import statuses
@@ -325,6 +325,10 @@ class Judgement:
         observed = outcomewords.outcome(outcome, self._mappings)
         if outcome.errno in KERNEL_SHORT:
             self._unknown = f"{HOST}{observed}"
+            return
+        if isinstance(event.operation, GuestOperation) and not self.allowed(event.operation):
+            # What the guest did may be why, as an SMI whose state finds no memory.
+            self._unknown = f"the model does not know: {words.operation(event.operation)}"
             return
         self._difference = Difference(
             self._events,

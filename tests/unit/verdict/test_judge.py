@@ -15,6 +15,7 @@ from vmm.scenario.history import (
     Done,
     End,
     Event,
+    Header,
     History,
     Mmio,
     Refused,
@@ -36,9 +37,11 @@ from vmm.scenario.operations import (
     ResetDirtyRings,
     Scenario,
     SetUserMemoryRegion,
+    Start,
     Sweep,
     Touch,
 )
+from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status, Verdict, judge
 
 SCENARIO = Scenario(
@@ -175,6 +178,22 @@ def test_a_wrong_answer_to_such_a_call_differs() -> None:
     verdict = judged_with(SetUpRefused("KVM_GET_API_VERSION", answer="13"))
     assert verdict.difference is not None
     assert verdict.difference.observed == "KVM_GET_API_VERSION(): 13"
+
+
+def test_what_comes_of_a_guest_that_the_model_does_not_know_is_no_difference() -> None:
+    """KVM gives a VM up whose vCPU cannot save its state: each later call on it is EIO."""
+    start = Start(0x1000, smi=True)
+    scenario = Scenario("smi", (start,), needs=("smm",), survey="none")
+    none = ideal_history(msgspec.structs.replace(scenario, operations=()), EVERYTHING)
+    before = tuple(event for event in none.events if event.origin < 0)
+    refused = Event(0, start, SetUpRefused("KVM_SET_VCPU_EVENTS", "", errno.EIO))
+    end = End("refused: ...", len(before) + 1)
+    history = msgspec.structs.replace(
+        none, header=Header(scenario, EVERYTHING), events=(*before, refused), end=end
+    )
+    verdict = judge(history)
+    assert verdict.status is Status.INCONCLUSIVE
+    assert verdict.reason.startswith("the model does not know: vCPU 0 with an SMI pending")
 
 
 @pytest.mark.parametrize("number", [errno.ENOMEM, errno.EMFILE, errno.ENFILE])
