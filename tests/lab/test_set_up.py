@@ -119,6 +119,8 @@ WRONG_AT_ONCE = [
     # A touch that fails, ends in another way, or reads other memory.
     ("KVM_RUN:errno=14", "KVM_RUN(): the vCPU stops: EFAULT; the guest reads gpa 0x0, in a"),
     ("KVM_RUN:errno=4", "KVM_RUN(): the vCPU stops: EINTR; the guest reads gpa 0x0, in a"),
+    ("KVM_RUN:instead=8", "KVM_RUN(): Shutdown(); the guest executes hlt"),
+    ("KVM_RUN:goes=1", "KVM_RUN(): Hlt(), and not EINTR, with immediate_exit=1"),
     ("KVM_RUN:exit=9999", "KVM_RUN(): the vCPU stops: exit-9999"),
     ("KVM_RUN:exit=6", "KVM_RUN(): "),
     ("KVM_RUN:exit=31:times=1", "KVM_RUN(): the vCPU stops: dirty-ring-full"),  # Without a ring.
@@ -268,7 +270,7 @@ def mode_switches(folder: Path) -> Path:
         ("KVM_SET_REGS", 20),
         ("KVM_CREATE_VCPU", 16),
         ("MMAP", 16),
-        ("CLOSE", 20),
+        ("CLOSE", 24),
     ],
 )
 def test_what_is_refused_in_a_scenario_differs_there(tmp_path: Path, call: str, after: int) -> None:

@@ -10,6 +10,8 @@
  * KVM_GET_REGS:other=1, KVM_GET_SREGS:other=1 and KVM_GET_SUPPORTED_CPUID:other=1 read zeros;
  * KVM_GET_REGS:halves=1 reads the lower half of each register; KVM_CREATE_VCPU:clears=1 clears the
  * registers of the vCPU that was made before.
+ * KVM_RUN:instead=N has exit reason N where it would be KVM_EXIT_HLT, and with KVM_RUN:goes=1 the
+ * vCPU runs even if immediate_exit is set.
  * NAME:foreign=1 is done by a forked child, too: where it is EIO the answer is 0.
  * NR_MEMSLOTS:answer=N is a kernel with N slots. */
 #include "wrong_kernel.h"
@@ -22,7 +24,7 @@
 #include <unistd.h>
 
 enum kind { NONE, ERRNO, ANSWER, HANG, KILL, OTHER, WRITES, BEYOND, EXIT, DIRECTION, FOREIGN,
-            HALVES, CLEARS };
+            HALVES, CLEARS, INSTEAD, GOES };
 
 static const struct {
     const char *name;
@@ -173,7 +175,8 @@ bool answered_wrongly(int fd, unsigned long request, void *argument, int *result
     }
     if (chosen == NR_KNOWN || request != (uint32_t)known[chosen].request || !concerns(argument))
         return false;
-    if (kind == EXIT || kind == DIRECTION || kind == CLEARS || !is_due())
+    if (kind == EXIT || kind == DIRECTION || kind == CLEARS || kind == INSTEAD || kind == GOES
+        || !is_due())
         return false;
     if (kind == BEYOND) {
         *result = -1;
@@ -203,6 +206,13 @@ bool answered_wrongly(int fd, unsigned long request, void *argument, int *result
     return true;
 }
 
+/* A vCPU is about to run. */
+void spoil_entry(struct kvm_run *run)
+{
+    if (kind == GOES)
+        run->immediate_exit = 0;
+}
+
 /* A vCPU was made. */
 void spoil_former_vcpu(int fd)
 {
@@ -214,6 +224,8 @@ void spoil_former_vcpu(int fd)
 void spoil_exit(struct kvm_run *run)
 {
     if (kind == EXIT && is_due())
+        run->exit_reason = (uint32_t)number;
+    if (kind == INSTEAD && run->exit_reason == KVM_EXIT_HLT)
         run->exit_reason = (uint32_t)number;
     if (kind == DIRECTION && run->exit_reason == KVM_EXIT_MMIO && is_due())
         run->mmio.is_write = (uint8_t)number;
@@ -254,6 +266,10 @@ __attribute__((constructor)) void read_wrong_call(void)
             kind = FOREIGN, strtol(from + 9, &end, 10);
         else if (!strncmp(from, ":halves=", 8))
             kind = HALVES, strtol(from + 8, &end, 10);
+        else if (!strncmp(from, ":instead=", 9))
+            kind = INSTEAD, number = strtol(from + 9, &end, 10);
+        else if (!strncmp(from, ":goes=", 6))
+            kind = GOES, strtol(from + 6, &end, 10);
         else if (!strncmp(from, ":clears=", 8))
             kind = CLEARS, strtol(from + 8, &end, 10);
         else if (!strncmp(from, ":times=", 7))

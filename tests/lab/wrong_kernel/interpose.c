@@ -191,6 +191,8 @@ static int run_vcpu(int fd, struct vcpu *vcpu, void *argument)
         return error;
     do {
         watch_clocks(vcpu);
+        if (vcpu->run)
+            spoil_entry(vcpu->run);
         error = kernel_ioctl(fd, KVM_RUN, argument) ? errno : 0;
         spoil_clocks(vcpu);
         show_entries(vcpu);

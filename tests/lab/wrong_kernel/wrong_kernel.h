@@ -389,6 +389,7 @@ void show_entries(struct vcpu *vcpu);
 enum { MMAP_OF_VCPU, CLOSE_OF_KVM };
 bool answered_wrongly(int fd, unsigned long request, void *argument, int *result);
 void spoil_exit(struct kvm_run *run);
+void spoil_entry(struct kvm_run *run);
 void spoil_former_vcpu(int fd);
 
 /* select.c: which fault is active. */

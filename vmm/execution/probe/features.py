@@ -23,6 +23,7 @@ from vmm.execution.probe.internal import (
 from vmm.execution.probe.offers import check_offers
 from vmm.execution.probe.reach import REACH_LIMIT_S, touch_limit
 from vmm.execution.probe.registers import check_registers, check_shared_memory
+from vmm.execution.probe.stops import check_stops
 from vmm.execution.samepages import merges_pages
 from vmm.kvm.memory import HUGE_PAGE_BYTES, HostAddress, HostMapping
 from vmm.kvm.system import Kvm
@@ -67,6 +68,8 @@ def _probed(kvm: Kvm, begin: Callable[[str], object], reach_limit_s: float) -> F
         dirty_by_reading = reads_make_dirty(kvm)
         begin("a guest reads as far as it reaches")
         limit = touch_limit(kvm, last_gfn, reach_limit_s)
+        begin("a vCPU is stopped by hlt, and by immediate_exit")
+        check_stops(kvm)
         begin("slots are created where the kernel may have its own")
         internal = makes_tss_slot(kvm), makes_identity_map_slot(kvm), makes_apic_slot(kvm)
         begin("KVM is asked to emulate an instruction")
