@@ -93,9 +93,22 @@ class _Keeper:
         self._filter = Filter()
         self._begun = b""
         self._count = 0
+        self._lost: OSError | None = None
 
     def keep(self) -> int:
-        """Take everything until strace ends; return how many lines were kept."""
+        """Take everything until strace ends; return how many lines were kept.
+
+        Raises `OSError` if they cannot be, but only then: the command goes on meanwhile.
+        """
+        self._take_all()
+        if self._lost is None:
+            with self._noted():
+                self._kept.flush()
+        if self._lost is not None:
+            raise self._lost
+        return self._count
+
+    def _take_all(self) -> None:
         poller = select.poll()
         poller.register(self._source, select.POLLIN)
         if self._listener >= 0:
@@ -103,7 +116,7 @@ class _Keeper:
         while True:
             ready = dict(poller.poll())
             if self._source in ready and not self._drain():
-                return self._count
+                return
             on_listener = ready.get(self._listener, 0)
             if on_listener & select.POLLIN:
                 self._notice()
@@ -137,9 +150,17 @@ class _Keeper:
 
     def _line(self, line: bytes) -> None:
         kept = self._filter.kept(line.decode("latin-1"))
-        if kept:
-            self._kept.write(kept.encode("latin-1"))
-            self._count += 1
+        if kept and self._lost is None:
+            with self._noted():
+                self._kept.write(kept.encode("latin-1"))
+                self._count += 1
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._lost = error
 
 
 def _close_at_end(process: subprocess.Popen[bytes], fd: int) -> None:

@@ -38,6 +38,16 @@ def test_what_a_command_did_is_judged_and_kept(
     assert ran.exists()
 
 
+def test_a_full_disk_ends_no_command_that_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strace(tmp_path, monkeypatch, *[region()] * 5000)  # More than a pipe holds.
+    ran = tmp_path / "ran"
+    result = vmm("record", "--judge-only", "-o", "/dev/full", "--", "touch", ran)
+    assert (result.exit_code, ran.exists()) == (3, True)
+    assert result.stderr == "vmm: the host: /dev/full: No space left on device\n"
+
+
 def test_a_difference_and_the_commands_own_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
