@@ -61,6 +61,7 @@ def early_of(error: BaseException) -> Early:
 def never_stale(files: Sequence[str], tell: Tell) -> Iterator[None]:
     """If the block fails, let ``tell`` write to those ``files`` that the block left unchanged.
 
+    What ``tell`` cannot write is removed.
     What is not a regular file (a pipe, a device) is left alone, except standard output (``-``).
     """
     before = {file: _state(file) for file in files if _may_be_written(file)}
@@ -71,8 +72,12 @@ def never_stale(files: Sequence[str], tell: Tell) -> Iterator[None]:
         left = [file for file, state in before.items() if _state(file) == state]
         if left and early.status not in (statuses.PASSED, statuses.USAGE):
             # The block's own error is the one to report.
-            with _undisturbed(), suppress(Exception):
-                tell(early, left)
+            with _undisturbed():
+                with suppress(Exception):
+                    tell(early, left)
+                # On a full disk nothing can be written, but removed.
+                with suppress(OSError):
+                    remove(early, [file for file in left if _state(file) == before[file]])
         raise
 
 

@@ -1,8 +1,9 @@
 """A command that ends before it has a result: its files tell why, and are never an older run's."""
 
+import errno
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -233,6 +234,15 @@ def test_what_is_new_is_not_written_again(tmp_path: Path) -> None:
     with suppress(Unusable), never_stale([str(tmp_path / "c")], tell):
         raise Unusable("not executed")
     assert told == []
+
+
+def test_what_the_disk_does_not_take_is_removed(file: Path) -> None:
+    def tell(early: Early, left: Sequence[str]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with suppress(HostFailed), never_stale([str(file)], tell):
+        raise HostFailed("full")
+    assert not file.exists()
 
 
 INPUTS = ("debug_info", "against", "minimise", "modules", "corpus")
