@@ -69,6 +69,11 @@ def fallocate(
     checked_result("fallocate", _lib.abi_fallocate(fd, punch, keep_size, offset, size_bytes))
 
 
+def is_fallocate_filtered(number: int) -> bool:
+    """Whether a filter of system calls (seccomp) answers fallocate(2) with this errno."""
+    return bool(_lib.abi_fallocate(-1, True, True, 0, PAGE_SIZE_BYTES) == -number != -errno.EBADF)
+
+
 def owned_memory(address: int, size_bytes: int) -> memoryview:
     """Return a view of a mapping; it is unmapped once no view or slice of it is left.
 

@@ -89,6 +89,11 @@ others look for signals in their loops. All other requests wait so that only a f
 them, which no caller lives to see.
 """
 
+_FILTERED = frozenset((errno.EPERM, errno.EACCES, errno.ENOSYS))
+"""What a filter of system calls answers in the kernel's place."""
+
+_NO_FILE = -1
+
 MOST_INTERRUPTIONS = 1000
 """If there are so many EINTRs in a row, the kernel makes them up."""
 
@@ -229,8 +234,9 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     number goes to the kernel as it is, even if the request takes a structure: then it is an
     address for which the caller is responsible.
 
-    Raises `KvmError` with the kernel's errno, and `TypeError` if the size of the structure differs
-    from that in the request's number. Calls that a signal can interrupt are issued again, except
+    Raises `KvmError` with the kernel's errno, `OSError` where a filter of system calls (seccomp)
+    answers in place of KVM, and `TypeError` if the size of the structure differs from that in the
+    request's number. Calls that a signal can interrupt are issued again, except
     KVM_RUN; the EINTR of all others is an answer. Raises `WrongAnswerError` if a request that
     returns no number returns one, or if the kernel writes to a structure that it only reads.
     """
@@ -248,7 +254,7 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
         raise _wrong_answer(request, result, arg)
     if result >= 0:
         return int(result)
-    raise _error(-result, request, arg)
+    raise _refused(-result, request, arg)
 
 
 def new_file(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
@@ -287,7 +293,7 @@ def region_error(result: int, *region: int) -> Exception:
     arg = _new(_REGION, region)
     if result > 0:
         return _wrong_answer(Ioctl.SET_USER_MEMORY_REGION, result, arg)
-    return _error(-result, Ioctl.SET_USER_MEMORY_REGION, arg)
+    return _refused(-result, Ioctl.SET_USER_MEMORY_REGION, arg)
 
 
 def harvest(entries: CData, count: int, first: int) -> list[tuple[int, int]]:
@@ -305,7 +311,7 @@ def run_error(result: int) -> Exception:
     """Return the error for a result of `issue_run` that is neither 0 nor an exit's number."""
     if result > 0:
         return _wrong_answer(Ioctl.RUN, result, 0)
-    return KvmError(-result, Ioctl.RUN, None, 0)
+    return _refused(-result, Ioctl.RUN, 0)
 
 
 class MmioLoop:
@@ -350,7 +356,15 @@ class MmioLoop:
             return True
         if result > 0:
             raise _wrong_answer(Ioctl.RUN, result, 0)
-        raise _error(-result, Ioctl.RUN, 0)
+        raise _refused(-result, Ioctl.RUN, 0)
+
+
+def _refused(number: int, request: Ioctl, arg: CData | int) -> OSError:
+    """Return the error for a refused call: KVM's, or that of a filter, which KVM never saw."""
+    if number in _FILTERED and _ioctl_value(_NO_FILE, request, 0) == -number:  # Else it is EBADF.
+        what = f"KVM_{request.name} is denied by a filter of system calls"
+        return OSError(number, f"{what}: {os.strerror(number)}")
+    return _error(number, request, arg)
 
 
 def _error(number: int, request: Ioctl, arg: CData | int) -> KvmError:

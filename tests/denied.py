@@ -9,11 +9,15 @@ class Call(IntEnum):
     """Numbers of x86-64 system calls."""
 
     MUNMAP = 11
+    IOCTL = 16
     RENAME = 82
     FCHMOD = 91
     PRCTL = 157
     SCHED_SETAFFINITY = 203
+    SCHED_GETAFFINITY = 204
     LINKAT = 265
+    FALLOCATE = 285
+    MEMFD_CREATE = 319
     PIDFD_OPEN = 434
 
 
@@ -28,15 +32,27 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def deny(call: Call, number: int) -> None:
-    """Let a system call of this process, and of what it starts, fail with an errno from now on."""
+_NUMBER_AT, _SECOND_ARGUMENT_AT = 0, 24
+"""Where `struct seccomp_data` has them."""
+
+
+def deny(call: Call, number: int, second: int | None = None) -> None:
+    """Let a system call of this process, and of what it starts, fail with an errno from now on.
+
+    With ``second``, only where its second argument is that: of ioctl(2) one request.
+    """
+    wanted = [(_NUMBER_AT, int(call))]
+    if second is not None:
+        wanted.append((_SECOND_ARGUMENT_AT, second))
+    steps: list[tuple[int, int, int, int]] = []
+    for place, value in wanted:
+        left = 2 * (len(wanted) - len(steps) // 2) - 1
+        steps += [(_LOAD_WORD, 0, 0, place), (_JUMP_IF_EQUAL, 0, left, value)]
+    steps += [(_RETURN, 0, 0, _ERRNO | number), (_RETURN, 0, 0, _ALLOW)]
     instructions = ctypes.create_string_buffer(
-        struct.pack("HBBI", _LOAD_WORD, 0, 0, 0)  # The number of the call comes first.
-        + struct.pack("HBBI", _JUMP_IF_EQUAL, 0, 1, call)
-        + struct.pack("HBBI", _RETURN, 0, 0, _ERRNO | number)
-        + struct.pack("HBBI", _RETURN, 0, 0, _ALLOW)
+        b"".join(struct.pack("HBBI", *step) for step in steps)
     )
-    program = _Program(4, ctypes.addressof(instructions))
+    program = _Program(len(steps), ctypes.addressof(instructions))
     prctl = ctypes.CDLL(None).prctl
     for arguments in (
         (_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kvm_abi.uapi import Ioctl
 from tests.denied import Call, deny
 
 ROOT = Path(__file__).parents[2]
@@ -145,3 +146,38 @@ def test_a_race_whose_threads_cannot_all_be_started_is_the_hosts(
     assert "the host: can't start new thread" in result.stdout
     assert "died" not in result.stdout
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS])
+def test_an_ioctl_that_a_filter_denies_is_no_answer_of_kvm(
+    tmp_path: Path, command: tuple[str, ...], number: int
+) -> None:
+    denied = partial(deny, Call.IOCTL, number, int(Ioctl.SET_USER_MEMORY_REGION))
+    result = ended(command, tmp_path, denied)
+    said = result.stdout + result.stderr
+    assert result.returncode == 3, said
+    assert "the host: KVM_SET_USER_MEMORY_REGION is denied by a filter of system calls" in said
+    assert "DIFFERS" not in said
+
+
+def test_fallocate_that_a_filter_denies_is_no_answer_of_kvm(tmp_path: Path) -> None:
+    command = ("run", "hole-in-the-file-of-a-vm-that-is-gone")
+    result = ended(command, tmp_path, partial(deny, Call.FALLOCATE, errno.EPERM))
+    if "needs" in result.stdout + result.stderr:
+        pytest.skip("needs guest_memfd")
+    assert result.returncode == 3, result
+    assert "the host: fallocate: Operation not permitted" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_which_cpus_there_are_need_not_be_said(tmp_path: Path, command: tuple[str, ...]) -> None:
+    result = ended(command, tmp_path, partial(deny, Call.SCHED_GETAFFINITY, errno.EPERM))
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+
+
+def test_a_call_of_our_own_that_is_denied_is_named(tmp_path: Path) -> None:
+    command = ("run", "follow-a-truncated-file")
+    result = ended(command, tmp_path, partial(deny, Call.MEMFD_CREATE, errno.EPERM))
+    assert result.returncode == 3, result
+    assert "the host: memfd_create: Operation not permitted" in result.stdout + result.stderr

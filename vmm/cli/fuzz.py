@@ -1,7 +1,6 @@
 """``vmm fuzz``: random scenarios, judged; what differs is minimised and kept."""
 
 import math
-import os
 import secrets
 from pathlib import Path
 
@@ -14,11 +13,12 @@ from vmm.cli.host import look_at_host, require_usable
 from vmm.cli.required import OptionalValues, require_run_option
 from vmm.cli.shard import shard_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
+from vmm.host.cpus import allowed
 from vmm.scenario.demand import Limits
 from vmm.verdict import statuses
 from vmm.verdict.judge import Status
 
-_MOST_JOBS = 16 * len(os.sched_getaffinity(0))
+_MOST_JOBS = 16 * len(allowed())
 """More only take memory: each worker is a process of about 50 MB."""
 
 
@@ -137,7 +137,7 @@ def fuzz(
         seconds=seconds,
         operations=operations,
         scenarios=scenarios,
-        jobs=jobs or len(os.sched_getaffinity(0)),
+        jobs=jobs or len(allowed()),
         shard=shard,
         corpus=corpus,
         first=first,

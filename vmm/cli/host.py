@@ -1,6 +1,5 @@
 """Finds out what this host's KVM can do, or why it cannot be used."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from dataclasses import dataclass, replace
 import click
 
 from vmm.cli.errors import InProbing, NothingRan, TooFewRan
-from vmm.host.cpus import stay_on
+from vmm.host.cpus import allowed, stay_on
 from vmm.host.hostinfo import HostInfo, host_facts
 from vmm.report import terminal
 from vmm.scenario.endings import is_short
@@ -136,10 +135,10 @@ def reserved_cpus(count: int) -> Iterator[tuple[int, ...]]:
     ioctls wait for an SRCU grace period, which takes up to five times longer on a small idle host
     if it is not the first CPU that waits.
     """
-    allowed = os.sched_getaffinity(0)
-    cpus = sorted(allowed)[:count]
-    stay_on(allowed.difference(cpus) or allowed.difference(cpus[:1]) or allowed)
+    found = allowed()
+    cpus = sorted(found)[:count]
+    stay_on(found.difference(cpus) or found.difference(cpus[:1]) or found)
     try:
         yield (*cpus, *cpus[:1] * (count - len(cpus)))
     finally:
-        stay_on(allowed)
+        stay_on(found)

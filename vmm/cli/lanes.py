@@ -1,11 +1,11 @@
 """Which scenarios may run side by side, and which of them a complaint of the kernel concerns."""
 
-import os
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from vmm.execution.runner import Worker, first_ended
+from vmm.host.cpus import allowed
 from vmm.host.health import Problem, names_child
 from vmm.scenario.operations import (
     HUGE_KINDS,
@@ -49,7 +49,7 @@ class Lane:
 
 def usual_lanes() -> int:
     """Return the default number of lanes; with a single CPU, one scenario runs at a time."""
-    cpus = len(os.sched_getaffinity(0))
+    cpus = len(allowed())
     return min(USUAL_LANES, cpus + 1) if cpus > 1 else 1
 
 

@@ -67,11 +67,13 @@ class MemfdFiles:
         return Done()
 
     def punch(self, op: PunchGuestMemfd) -> AnyOutcome:
-        """Call fallocate(2)."""
+        """Call fallocate(2). Raises `OSError` if the host denies any such call."""
         number = self._numbers.get(op.name, _NOT_OPEN)
         try:
             mman.fallocate(number, op.offset, op.size, punch=op.punch, keep_size=op.keep_size)
         except OSError as error:
+            if mman.is_fallocate_filtered(error.errno or 0):
+                raise  # It never reached the file.
             return Refused(error.errno or 0)
         return Done()
 

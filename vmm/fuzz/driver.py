@@ -1,7 +1,6 @@
 """The run of a fuzzer: its workers, the watch over them, the budget, and what they find."""
 
 import math
-import os
 import secrets
 import signal
 import time
@@ -32,6 +31,7 @@ from vmm.fuzz.minimise.queue import Queue
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment, run_worker
 from vmm.host.child import Child, name_of
+from vmm.host.cpus import allowed
 from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo
 from vmm.host.pauses import Pauses
@@ -97,7 +97,7 @@ class Fuzzer:
         self._finished = 0
         self._queue = Queue(plan, features, host, self.tally)
         self._name = secrets.token_hex(4)
-        self._cpus = sorted(os.sched_getaffinity(0))
+        self._cpus = sorted(allowed())
         self._restarts = 0
         self._pauses = Pauses()
         self._started = time.monotonic()

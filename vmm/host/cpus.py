@@ -4,7 +4,16 @@ import os
 from collections.abc import Collection
 from contextlib import suppress
 
-FOUND = frozenset(os.sched_getaffinity(0))
+
+def allowed() -> frozenset[int]:
+    """Return the CPUs that this thread may run on: all, where the host denies the question."""
+    try:
+        return frozenset(os.sched_getaffinity(0))
+    except OSError:
+        return frozenset(range(os.cpu_count() or 1))
+
+
+FOUND = allowed()
 """The affinity at start, which may be a part of all CPUs."""
 
 

@@ -2,10 +2,12 @@
 
 import errno
 import importlib
+import linecache
 import os
 import traceback
 from contextlib import suppress
 from importlib.util import find_spec
+from itertools import islice
 
 HUNG = "hung: "
 """The kernel did not return within the time limit."""
@@ -94,10 +96,26 @@ def what_is_short(error: BaseException) -> str:
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or "out of memory"
     # Where one file was copied to another, the one that was written is full.
-    name = error.filename2 or error.filename
+    name = error.filename2 or error.filename or _call_of(error)
     file = f"{name}: " if name else ""
     limit = f" ({_LIMITS[error.errno]})" if error.errno in _LIMITS else ""
     return f"{file}{error.strerror}{limit}"
+
+
+def _call_of(error: OSError) -> str:
+    """Return the name of the call that has raised an error, as the source has it; "" if unknown."""
+    trace = error.__traceback__
+    if trace is None:
+        return ""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    code = trace.tb_frame.f_code
+    place = next(islice(code.co_positions(), trace.tb_lasti // 2, None), None)
+    if place is None or place[0] is None or place[2] is None:
+        return ""
+    text = linecache.getline(code.co_filename, place[0])[place[2] :].partition("(")[0]
+    call = text.rpartition(".")[2]
+    return call if call.isidentifier() and text.replace(".", "").isidentifier() else ""
 
 
 def is_cut_off(error: BaseException) -> bool:

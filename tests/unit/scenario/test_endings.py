@@ -1,9 +1,14 @@
 """Why a history ends before its scenario does."""
 
 import errno
+import os
+from collections.abc import Callable
 
+import pytest
+
+from kvm_abi.mman import checked_result
 from kvm_abi.raw import KvmError
-from vmm.scenario.endings import is_short, of_the_host
+from vmm.scenario.endings import is_short, of_the_host, what_is_short
 
 
 def test_what_has_no_words_of_its_own_gets_some() -> None:
@@ -32,3 +37,19 @@ def test_only_what_runs_out_is_the_hosts() -> None:
     assert not is_short(EOFError())
     assert not is_short(OSError(errno.EINVAL, ""))
     assert not is_short(ValueError())
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: os.close(-1), "close: Bad file descriptor"),
+        (lambda: os.open("/no/such/place", 0), "/no/such/place: No such file or directory"),
+        (lambda: checked_result("madvise", -errno.EPERM), "madvise: Operation not permitted"),
+    ],
+)
+def test_an_error_without_a_name_has_that_of_the_call(
+    call: Callable[[], object], said: str
+) -> None:
+    with pytest.raises(OSError) as error:  # noqa: PT011
+        call()
+    assert what_is_short(error.value) == said

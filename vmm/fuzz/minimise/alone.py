@@ -1,12 +1,11 @@
 """Minimises a single scenario (``vmm fuzz --minimise``)."""
 
-import os
-
 from vmm.execution.runner import run_isolated
 from vmm.fuzz.endings import ended_badly, ending
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.minimise.stages import Stages
+from vmm.host.cpus import allowed
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.judge import Verdict, judge
@@ -32,7 +31,7 @@ def minimise_scenario(
     else:
         return verdict
     found = Finding(scenario, identity, 0, found_with=len(scenario.operations))
-    with Stages(found, features, _TIME_LIMIT_S, min(os.sched_getaffinity(0))) as stages:
+    with Stages(found, features, _TIME_LIMIT_S, min(allowed())) as stages:
         while stages.connection is not None and not interruption.asked:
             if stages.answered(_TICK_S):
                 stages.receive()
