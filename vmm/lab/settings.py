@@ -115,7 +115,8 @@ def _everything(job: Job) -> bytes:
     places = {str(place) for place in (job.folder, *job.folder.parents)} - {"/"}
     known = {path for path, _, _ in entries}
     missing = sorted(place.lstrip("/") for place in places if place.lstrip("/") not in known)
-    return initramfs.archive([*map(initramfs.folder, missing), *entries])
+    # The kernel unpacks in this order, so folders that lie in a bundled one come after it.
+    return initramfs.archive([*entries, *map(initramfs.folder, missing)])
 
 
 def _packed(archive: bytes) -> bytes:

@@ -1,3 +1,4 @@
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -127,3 +128,18 @@ def test_a_compiler_that_is_missing_is_named(
         MissingError, match="no-such-compiler is missing: apt install gcc libc6-dev"
     ):
         initramfs.compiled_init()
+
+
+def test_a_folder_is_unpacked_after_the_one_that_it_lies_in(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = [initramfs.folder(path) for path in ("srv", "srv/code", "usr")]
+    monkeypatch.setattr(settings, "bundled", lambda *_: bundle)
+    monkeypatch.setattr(settings, "_packed", bytes)
+    job = replace(JOB, folder=Path("/srv/here/deep"))
+    first = settings.first_files(replace(machine, backend=Backend.VMX), job, [], "n")
+    entries = re.findall(rb"070701[0-9A-F]{104}([^\0]+)\0", first)
+    places = [entry.decode() for entry in entries]
+    assert {"srv/here", "srv/here/deep"} <= set(places)
+    for place in ("srv/code", "srv/here", "srv/here/deep"):
+        assert places.index(str(Path(place).parent)) < places.index(place)
