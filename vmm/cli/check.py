@@ -82,7 +82,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
     "--jobs",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Run N scenarios side by side, where they allow it (usually 3).",
+    help="Run N scenarios side by side, where they allow it (by default 3).",
 )
 @click.option("--kselftest", is_flag=True, help="Exit as a selftest of the kernel does.")
 @require_run_option
@@ -91,7 +91,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
     type=click.IntRange(1),
     default=20,
     metavar="N",
-    help="End when N scenarios differ, or have no verdict, by one cause (usually 20).",
+    help="End when N scenarios differ, or have no verdict, by one cause (by default 20).",
 )
 @dask_option
 @click.pass_context

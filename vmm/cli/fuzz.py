@@ -35,26 +35,52 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
 
 
 @click.command(cls=OptionalValues)
-@click.option("--seed", type=click.IntRange(0), help="Generate the same scenarios again.")
+@click.option(
+    "--seed", type=click.IntRange(0), metavar="N", help="Generate the same scenarios again."
+)
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
+    metavar="S",
     callback=_time,
     help="End after this time (see above).",
 )
-@click.option("--operations", type=click.IntRange(1), help="End after this many operations.")
 @click.option(
-    "--scenarios", type=click.IntRange(1), help="End after this many: the same ones in each run."
+    "--operations", type=click.IntRange(1), metavar="N", help="End after this many operations."
 )
 @click.option(
-    "--jobs", type=click.IntRange(1, _MOST_JOBS), help="Worker processes; by default one a CPU."
+    "--scenarios",
+    type=click.IntRange(1),
+    metavar="N",
+    help="End after this many: the same ones in each run.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, _MOST_JOBS),
+    metavar="N",
+    help="Worker processes; by default one a CPU.",
 )
 @shard_option("the same --seed")
-@click.option("--findings", type=click.IntRange(1), default=20, help="End after this many.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("findings"),
-              help="Where findings go; by default findings/.")  # fmt: skip
-@click.option("--corpus", type=click.Path(path_type=Path, file_okay=False),
-              help="Keep scenarios that cover something new, and begin with them.")  # fmt: skip
+@click.option(
+    "--findings",
+    type=click.IntRange(1),
+    default=20,
+    metavar="N",
+    help="End after this many findings; by default 20.",
+)
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("findings"),
+    help="Where findings go; by default findings/.",
+)
+@click.option(
+    "--corpus",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Keep scenarios that cover something new, and begin with them.",
+)
 @click.option("--resume", is_flag=True,
               help="Name what was under way at a crash, and go on after it.")  # fmt: skip
 @click.option("--minimise", "--shrink", "minimise", metavar="SCENARIO.json",

@@ -33,7 +33,8 @@ def repro(scenario: str, output: Path | None, limits: Limits) -> None:
     """Turn a scenario into a C program that needs nothing else.
 
     It is one file, for a compiler and <linux/kvm.h>. Its exit status is 0 if the kernel is right,
-    1 if it is wrong, 4 if it cannot run. A program of a history also says what each step gave.
+    1 if it is wrong, 3 if the model does not know what is right from some step on, 4 if it cannot
+    run. A program of a history also says what each step gave.
     """
     if output is not None:
         spare([Path(scenario)], [str(output)])

@@ -70,6 +70,6 @@ json_option = click.option(
     "json_file",
     type=FILE,
     metavar="[FILE]",
-    help="Write the whole result (usually to stdout).",
+    help="Write the whole result (by default to stdout).",
 )
 """The option; a `Command` gets ``json_file``, None if it is not given."""

@@ -1,12 +1,15 @@
 """What belongs to a shell: completion, the manual page, the version, misspelt commands."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -95,6 +98,32 @@ def test_the_manual_page_names_every_command_and_option() -> None:
     for name in COMMANDS:
         assert f'.SS "vmm {name}' in page
     assert ".B \\-\\-histories FILE" in page
+
+
+def options_of(
+    command: click.Command, parent: click.Context | None = None, name: str = "vmm"
+) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield each option of a command and of those inside: the command, and the option's help."""
+    context = click.Context(command, parent, info_name=name)
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            record = option.get_help_record(context)
+            assert record is not None
+            yield context.command_path, record
+    if isinstance(command, click.Group):
+        for each in command.list_commands(context):
+            inner = command.get_command(context, each)
+            assert inner is not None
+            yield from options_of(inner, context, each)
+
+
+def test_every_option_says_what_it_does_and_takes() -> None:
+    unsaid = []
+    for command, (usage, text) in options_of(main):
+        typed = re.search(r"INTEGER|FLOAT|TEXT|DIRECTORY|PATH|RANGE|FILENAME", usage)
+        if typed or not text.partition("[")[0]:
+            unsaid.append(f"{command} {usage}: {text}")
+    assert unsaid == []
 
 
 def test_the_manual_page_that_is_handed_out_is_this_one() -> None:

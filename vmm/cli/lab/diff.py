@@ -24,24 +24,57 @@ HISTORIES = "histories.jsonl"
 
 
 @click.command(cls=Command)
-@click.option("--kernel", "kernels", multiple=True, required=True, metavar="KERNEL")
-@click.option("--backend", type=click.Choice([each.value for each in Backend]))
-@click.option("--param", "parameters", multiple=True, metavar="NAME=VALUE")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option(
+    "--kernel",
+    "kernels",
+    multiple=True,
+    required=True,
+    metavar="KERNEL",
+    help="As for `vmm lab run`; give it twice.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice([each.value for each in Backend]),
+    help="Whose virtualisation, as for `vmm lab run`.",
+)
+@click.option(
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="As for `vmm lab run`, may be repeated.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Generate the same random scenarios again.",
+)
 @click.option(
     "--operations",
     type=click.IntRange(min=0),
     default=2000,
     show_default=True,
+    metavar="N",
     help="Operations of random scenarios to run, too.",
 )
-@click.option("--timeout", type=click.FloatRange(min=1), default=3600, metavar="S")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=3600,
+    show_default=True,
+    metavar="S",
+    help="End a machine if it takes longer: inconclusive.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("lab-diff"),
     show_default=True,
     metavar="DIR",
+    help="A folder for histories and results, one inside for each kernel.",
 )
 @click.argument("patterns", nargs=-1, metavar="[NAME-PATTERN]...")
 @click.pass_context

@@ -55,7 +55,14 @@ class _Matrix(Command):
     help="Only the MMUs of one vendor.",
 )
 @click.option("--at-once", type=click.IntRange(1, 64), metavar="N", help="Run N at a time.")
-@click.option("--timeout", type=click.FloatRange(min=1), default=3600, metavar="S")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=3600,
+    show_default=True,
+    metavar="S",
+    help="End a machine if it takes longer: inconclusive.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

@@ -69,10 +69,29 @@ def _complete_kernels(
     metavar="NAME=VALUE",
     help="For the kernel's command line, or a module: kvm_amd.npt=0.",
 )
-@click.option("--smp", type=click.IntRange(1, 64), default=1, show_default=True, metavar="N")
-@click.option("--memory", type=click.IntRange(256), default=2048, show_default=True, metavar="MIB")
 @click.option(
-    "--timeout", type=click.FloatRange(min=1), default=3600, show_default=True, metavar="S"
+    "--smp",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="CPUs of the machine.",
+)
+@click.option(
+    "--memory",
+    type=click.IntRange(256),
+    default=2048,
+    show_default=True,
+    metavar="MIB",
+    help="Memory of the machine.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=1),
+    default=3600,
+    show_default=True,
+    metavar="S",
+    help="End the machine if it takes longer: inconclusive.",
 )
 @click.option(
     "--bisect", is_flag=True, help="Exit 125, which git bisect skips, where there is no verdict."
@@ -81,7 +100,7 @@ def _complete_kernels(
     "--at-once",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="At most N machines share a check (usually one a CPU, memory permitting).",
+    help="At most N machines share a check (by default one a CPU, memory permitting).",
 )
 @click.option("--fresh", is_flag=True, help="Boot anew, and save no state of the machine.")
 @click.argument(
