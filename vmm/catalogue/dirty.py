@@ -41,6 +41,17 @@ def _switched_on(slot: Slot) -> Iterator[AnyOperation]:
     yield logged.delete()
 
 
+def _beside_the_log() -> Iterator[AnyOperation]:
+    twin = Slot(3, 0x200, _LOGGED.hva, _LOGGED.pages, LOG_DIRTY_PAGES)
+    below, above = Slot(4, 0xFC, at("b"), 4), Slot(5, 0x104, at("b", 4), 4)
+    for other in (twin, below, above):
+        there, away = replace(other, flags=LOG_DIRTY_PAGES), other.gfn + 0x100
+        for call in (other.create(), other.move(away), other.create(), there.create()):
+            yield from (call, _LOGGED.log())
+        yield from (write(_LOGGED.gfn + 1, other.slot), write(other.gfn, other.slot))
+        yield from (there.delete(), _LOGGED.log())
+
+
 _WRITTEN = {
     1: (0,),
     63: (0, 62),
@@ -271,6 +282,13 @@ _SLOTS = (
         write(0x103, 4),
         _OTHER.delete(),
         _LOGGED.log(),
+    ),
+    _dirty(
+        "dirty-log-beside-slots-that-come-and-go",
+        "What happens to slots on the same memory, or to those just below and above, is not in a "
+        "slot's log, and takes nothing from it.",
+        _LOGGED.create(),
+        *_beside_the_log(),
     ),
 )
 

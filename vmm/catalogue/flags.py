@@ -21,6 +21,20 @@ def _set_twice(slot: Slot) -> Iterator[AnyOperation]:
     yield other.delete()
 
 
+def _logged_and_not(slot: Slot) -> Iterator[AnyOperation]:
+    """Turn logging of a slot on and off again and again, by a move and in place."""
+    yield slot.create()
+    for number in range(3):
+        for gfn in (slot.gfn + 8, slot.gfn):
+            yield from (slot.move(gfn, slot.flags | LOG_DIRTY_PAGES), slot.log())
+            if slot.hva:
+                yield from (write(gfn, number), slot.log())
+            yield from (slot.move(gfn), slot.log())
+            yield from (slot.move(gfn, slot.flags | LOG_DIRTY_PAGES), slot.log())
+            yield from (slot.move(slot.gfn), slot.log())
+    yield slot.delete()
+
+
 _IN_PLACE = (
     Scenario(
         name="nop-same-values",
@@ -91,6 +105,21 @@ _IN_PLACE = (
             Slot(1, 0x100, at("a"), 2, READONLY).create(),
             _ONE.change(READONLY | LOG_DIRTY_PAGES),
             _ONE.change(READONLY),
+        ),
+    ),
+    Scenario(
+        name="flags-log-with-a-move",
+        why="A move turns logging on and off, of a READONLY slot, too, and of one at address 0; so "
+        "does a change in place, as often as one likes.",
+        source=API,
+        tags=("flags", "readonly", "move", "dirty"),
+        mappings=(A,),
+        needs=("readonly_mem",),
+        survey="none",
+        operations=tuple(
+            call
+            for slot in (_ONE, replace(_ONE, flags=READONLY), replace(_ONE, hva=0))
+            for call in _logged_and_not(slot)
         ),
     ),
 )

@@ -63,6 +63,15 @@ def _several(last: int) -> tuple[Scenario, ...]:
             survey="none",
             operations=tuple(_taken(last)),
         ),
+        Scenario(
+            name="slot-ids-one-after-another",
+            why="Whichever id was deleted last, a slot can be created with any.",
+            source="KVM_CAP_NR_MEMSLOTS; id_to_index",
+            tags=("ids", "create", "delete"),
+            mappings=(A, B),
+            survey="none",
+            operations=tuple(_one_after_another(last)),
+        ),
     )
 
 
@@ -149,6 +158,17 @@ def _taken(last: int) -> Iterator[AnyOperation]:
         yield from (Slot(5, first, at("b", 2), pages=2).create() for first in (0xFF, 0x100, 0x102))
         yield from (mover.move(first) for first in (0xFF, 0x101, 0x102))
         yield from (read(0xFF), read(0x102), read(0x103), taken.delete())
+        # Refused where another slot is, it can be made elsewhere.
+        yield from (taken.move(0x10F), taken.create(), taken.move(0x111), taken.delete())
+
+
+def _one_after_another(last: int) -> Iterator[AnyOperation]:
+    ids = [slot.slot for slot in _spread(last)]
+    for first in ids:
+        for second in ids:
+            yield from (Slot(first, 0x100, at("a")).create(), Slot(first, 0, 0).delete())
+            yield from (Slot(second, 0x101, at("b")).create(), read(0x100), read(0x101))
+            yield Slot(second, 0, 0).delete()
 
 
 def _spread(last: int) -> tuple[Slot, ...]:

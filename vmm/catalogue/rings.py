@@ -261,8 +261,11 @@ def _logged_slots(enable: EnableCap) -> tuple[Scenario, ...]:
             write(0x110, 1),
             write(0x121, 2),
             *writes(_SLOT, 2),
+            write(0x120, 3, vcpu=1),
             HARVEST,
+            HarvestDirtyRing(vcpu=1),
             RESET,
+            vcpus=2,
         ),
         ring_scenario(
             "ring-of-one-host-page",

@@ -1,13 +1,20 @@
 """Several vCPUs: a change reaches those that had touched a gpa and those that had not."""
 
-from vmm.catalogue._build import A, B, Slot, at, creates, read, write
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from vmm.catalogue._build import API_MMIO, A, B, Slot, at, creates, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
+    READONLY,
     AnyOperation,
     Execute,
     Scenario,
     Survey,
+    Touch,
 )
 
 _ONE = Slot(1, 0x100, at("a"), pages=2)
@@ -29,6 +36,34 @@ def _two(
     )
 
 
+_WIDTHS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
+_HIGH_GFN = 0x12_3456  # Above 4 GiB.
+
+
+def _exits_at_any_width() -> Iterator[AnyOperation]:
+    slots = [
+        Slot(number, gfn, at("a", number % 4), flags=READONLY if number % 2 else 0)
+        for base in (0x100, _HIGH_GFN)
+        for number, gfn in enumerate(range(base, base + 4), 1 if base < _HIGH_GFN else 11)
+    ]
+    yield from creates(*slots)
+    for vcpu in (0, 1):
+        for base in (0x100, _HIGH_GFN):
+            for page in range(5):
+                yield from _accesses((base + page) * PAGE_SIZE_BYTES, vcpu)
+    for slot in slots:
+        yield slot.delete()
+        yield from (read(slot.gfn, vcpu=vcpu) for vcpu in (1, 0))
+
+
+def _accesses(gpa: int, vcpu: int) -> Iterator[Touch]:
+    """Read and write at the start of a page, and across it."""
+    for width in _WIDTHS:
+        for place in dict.fromkeys((gpa, gpa - width // 2)):
+            yield Touch(place, "write", width, 0x9182_7364 >> 32 - 8 * width, vcpu)
+            yield Touch(place, width=width, vcpu=vcpu)
+
+
 SCENARIOS = (
     _two(
         "vcpus-see-the-same-slots",
@@ -37,6 +72,16 @@ SCENARIOS = (
         _ONE.move(0x101),
         _ONE.delete(),
         survey="write",
+    ),
+    msgspec.structs.replace(
+        _two(
+            "vcpus-exit-at-any-width",
+            "On every vCPU each access to a hole or a READONLY slot, or across a border, exits "
+            "with its own width, above 4 GiB, too; no vCPU sees what is deleted there.",
+            *_exits_at_any_width(),
+            source=API_MMIO,
+        ),
+        needs=("readonly_mem",),
     ),
     _two(
         "vcpus-create-after-cached-mmio",

@@ -19,7 +19,7 @@ static const struct fault *const tables[] = {
     host_faults,
     others_faults,
     device_faults, beside_faults, start_faults, clock_faults, state_faults, history_faults,
-    combined_faults, refusal_faults,
+    combined_faults, refusal_faults, condition_faults,
 };
 #define NR_TABLES (sizeof(tables) / sizeof(tables[0]))
 
