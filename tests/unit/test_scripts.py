@@ -51,7 +51,7 @@ def test_where_uv_fails_pip_is_asked(tmp_path: Path) -> None:
 def test_too_few_descriptors_to_start_python_are_said(most: int) -> None:
     command = f"ulimit -n {most}; exec {ROOT}/scripts/vmm --version"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (4, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert "oo few open files" in done.stderr or "Too many open files" in done.stderr
 
 
@@ -102,7 +102,7 @@ def test_where_python_cannot_be_started_only_an_older_result_goes(
         file.write_text(text)
         command = f"ulimit -n 8; exec {ROOT}/scripts/vmm run {option}{file}"
         done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
-        assert done.returncode == 4
+        assert done.returncode == 3
     assert [*tmp_path.iterdir()] == [scenario]
 
 
