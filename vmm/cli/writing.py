@@ -156,7 +156,7 @@ def temporary_folder(
     It is created in ``place``, or where temporary files go. Raises HostFailed if it cannot be.
     """
     try:
-        return tempfile.TemporaryDirectory(prefix=prefix, dir=place)
+        return tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True)
     except OSError as error:
         raise HostFailed(of_the_host(error)) from None
 

@@ -55,7 +55,7 @@ def run(command: tuple[str, ...], timeout_s: float, host: str) -> Report:
 
     Raises subprocess.TimeoutExpired, and OSError if the host cannot start it.
     """
-    with tempfile.TemporaryDirectory(prefix="vmm-fleet-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vmm-fleet-", ignore_cleanup_errors=True) as folder:
         words = [word.replace(OUT, folder) for word in command]
         done = subprocess.run(
             [sys.executable, "-P", "-c", _MORTAL, str(os.getpid()), host, *words],

@@ -67,7 +67,9 @@ def fetched(name: str, say: Say, refresh: bool = False) -> Kernel:
     if not KEYRING.exists():
         raise MissingError(f"{KEYRING} is missing: apt install debian-archive-keyring")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=kept.parent, prefix="fetching-") as scratch:
+    with tempfile.TemporaryDirectory(
+        dir=kept.parent, prefix="fetching-", ignore_cleanup_errors=True
+    ) as scratch:
         _fetch(RELEASES[name], Path(scratch), say)
         result = Path(scratch) / "kept"
         shutil.rmtree(kept, ignore_errors=True)

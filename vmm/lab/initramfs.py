@@ -68,7 +68,7 @@ def compiled_init() -> bytes:
         compiler = os.environ.get("CC") or "cc"
         if not shutil.which(compiler):
             raise MissingError(f"{compiler} is missing: apt install gcc libc6-dev")
-        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+        with tempfile.TemporaryDirectory(dir=kept.parent, ignore_cleanup_errors=True) as scratch:
             output = Path(scratch, "init")
             sources = [str(path) for path in files if path.suffix == ".c"]
             command = [compiler, "-static", "-Os", "-s", "-o", str(output), *sources]

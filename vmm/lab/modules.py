@@ -80,7 +80,7 @@ def _uncompressed(path: Path) -> bytes:
 
 def stripped(path: Path, option: str) -> bytes:
     """Return a file as `strip OPTION` leaves it."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         output = Path(scratch, "module")
         _output_of("strip", "binutils", option, "-o", str(output), str(path))
         return output.read_bytes()

@@ -63,7 +63,7 @@ def keep(monitor: Monitor, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if shutil.disk_usage(path.parent).free < _ROOM:
             raise LabError(f"{path.parent}: no room for the machine's state")
-        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as scratch:
             part = Path(scratch, "state")
             monitor.keep(part)
             part.replace(path)

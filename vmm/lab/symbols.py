@@ -24,7 +24,9 @@ def fetch_symbols(name: str, say: Say) -> Path:
     package = f"linux-image-{kernel.release}-dbg"
     target = cache_folder() / "debian" / name / SYMBOLS
     inside = f"./usr/lib/debug/lib/modules/{kernel.release}/kernel/arch/x86/kvm/kvm.ko"
-    with tempfile.TemporaryDirectory(dir=target.parent.parent, prefix="fetching-") as scratch:
+    with tempfile.TemporaryDirectory(
+        dir=target.parent.parent, prefix="fetching-", ignore_cleanup_errors=True
+    ) as scratch:
         folder = Path(scratch)
         with apt_lists(RELEASES[name].suites, folder, say) as apt:
             say(f"fetching {package} ({_megabytes(package, apt)} MB) ...")

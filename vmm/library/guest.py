@@ -39,7 +39,7 @@ def assemble(source: str, *, bits: int = 16) -> bytes:
     for tool in ("as", "objcopy"):
         if shutil.which(tool) is None:
             raise FileNotFoundError(f"{tool} is missing: apt install binutils")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         made, code = Path(folder, "guest.o"), Path(folder, "guest.bin")
         text = f'.code{bits}\n.text\n# 1 "guest"\n{source}\n'
         _call("as", "--64" if bits == 64 else "--32", "-o", str(made), "-", text=text)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import time
 from contextlib import suppress
@@ -13,6 +14,7 @@ from vmm.cli.errors import HostFailed, Unusable, usable
 from vmm.cli.writing import folder_made, sweep, temporary_folder, written
 
 FULL = Path("/dev/full")
+VMM = Path(__file__).parents[3] / "vmm"
 
 
 def lose(first: Path, second: Path) -> None:
@@ -154,3 +156,21 @@ def test_a_file_system_without_links_gets_a_copy(
     with written(file) as stream:
         stream.write("new" * 10_000)
     assert [(path, path.read_text()) for path in tmp_path.iterdir()] == [(file, "new" * 10_000)]
+
+
+def test_a_temporary_folder_that_is_busy_ends_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NFS a folder stays while one of its files is open."""
+
+    def busy(path: object, **_: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy", path)
+
+    with monkeypatch.context() as patch, temporary_folder() as folder:
+        patch.setattr("os.rmdir", busy)
+    Path(folder).rmdir()
+
+
+def test_no_temporary_folder_of_ours_ends_a_command() -> None:
+    made = re.compile(r"tempfile\.TemporaryDirectory\(([^)]*)\)")
+    given = [each for file in VMM.rglob("*.py") for each in made.findall(file.read_text())]
+    assert len(given) > 5
+    assert all("ignore_cleanup_errors=True" in each for each in given)
