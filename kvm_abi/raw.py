@@ -269,7 +269,8 @@ def new_file(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
         is_kept = os.get_inheritable(opened) and request is not Ioctl.CREATE_GUEST_MEMFD
     except OSError as error:
         if error.errno != errno.EBADF:
-            raise  # The host denies the question, which says nothing about the file.
+            # The host denies the question, which says nothing about the file.
+            raise PermissionError(errno.EPERM, f"fcntl: {error.strerror}") from None
         is_kept = True
     if is_kept:
         call = _error(0, request, arg)

@@ -4,12 +4,13 @@ The rounds of a setup are spread over the run, so that their spread shows how th
 changes. Beside each goes a piece of work that needs no kernel: how fast the CPU is at the moment.
 """
 
+import errno
 import hashlib
 import os
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,14 +66,27 @@ class Sample(NamedTuple):
 
 @contextmanager
 def pinned() -> Iterator[int]:
-    """Pin this process to its lowest CPU in the block."""
+    """Pin this process to the lowest CPU that it may stay on, in the block. Raises `OSError`.
+
+    One may leave the cpuset, or the machine, meanwhile.
+    """
     before = os.sched_getaffinity(0)
-    cpu = min(before)
-    os.sched_setaffinity(0, {cpu})
+    cpu = next(filter(_is_stayed_on, sorted(before)), None)
+    if cpu is None:
+        raise PermissionError(errno.EPERM, "sched_setaffinity: there is no CPU to stay on")
     try:
         yield cpu
     finally:
-        os.sched_setaffinity(0, before)
+        with suppress(OSError):
+            os.sched_setaffinity(0, before)
+
+
+def _is_stayed_on(cpu: int) -> bool:
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError:
+        return False
+    return True
 
 
 def shares(rounds: int) -> list[int]:

@@ -1,9 +1,12 @@
 """How often a round repeats its work."""
 
+import errno
+
 import pytest
 
 from vmm.bench import measure
 from vmm.bench.library import Round
+from vmm.scenario.endings import is_short
 
 
 class _Clock:
@@ -52,3 +55,28 @@ def test_times_have_limits_and_are_even(clock: _Clock, cost_ns: int) -> None:
     times = measure.repetitions([clock.work(cost_ns)])
     assert 16 <= times <= 20_000
     assert times % 2 == 0
+
+
+def test_a_cpu_that_cannot_be_stayed_on_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned_to: list[set[int]] = []
+
+    def pin(_: int, cpus: set[int]) -> None:
+        if cpus == {0}:
+            raise OSError(errno.EINVAL, "it has left")
+        pinned_to.append(set(cpus))
+
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr("os.sched_setaffinity", pin)
+    with measure.pinned() as cpu:
+        assert cpu == 1
+    assert pinned_to == [{1}, {0, 1, 2}]
+
+
+def test_without_a_cpu_to_stay_on_it_is_the_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(_: int, cpus: set[int]) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr("os.sched_setaffinity", deny)
+    with pytest.raises(OSError, match="no CPU to stay on") as error, measure.pinned():
+        pass
+    assert is_short(error.value)

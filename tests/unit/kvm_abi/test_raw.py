@@ -157,11 +157,12 @@ def test_a_benchmark_can_time_every_ioctl() -> None:
             assert not fetching.search(file.read_text()), file
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL])
 def test_a_file_that_the_host_does_not_let_be_looked_at_is_no_wrong_answer(
-    null: int, monkeypatch: pytest.MonkeyPatch
+    null: int, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def deny(_: int) -> bool:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
+        raise OSError(number, "not here")
 
     monkeypatch.setattr(raw, "ioctl", lambda *_: 1 << 20)
     with pytest.raises(WrongAnswerError, match="1048576, which is no new file"):
