@@ -23,6 +23,9 @@ from vmm.scenario.endings import INTERRUPTED
 from vmm.verdict import statuses
 
 _AGAIN_S = 0.01
+_LAST_CPU_S = 1
+"""CPU time for writing what has run, once the limit of it is over."""
+
 _SELFTEST = "vmm.selftest"
 
 COMMANDS = {
@@ -139,13 +142,25 @@ def _as_interruptions() -> Iterator[None]:
         if before[number] is not signal.SIG_IGN:
             signal.signal(number, interrupt)
     signal.signal(signal.SIGXCPU, out_of_time)
+    limits = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, _with_time_left(*limits))
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_CPU, limits)
         sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _with_time_left(soft: int, hard: int) -> tuple[int, int]:
+    """Return limits of CPU time with a signal before the end: ``ulimit -t`` sets both to the same.
+
+    At the hard limit the kernel kills a process, which then writes nothing.
+    """
+    is_sudden = hard > _LAST_CPU_S and (soft < 0 or soft >= hard)
+    return (hard - _LAST_CPU_S, hard) if is_sudden else (soft, hard)
 
 
 def _print_version(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:

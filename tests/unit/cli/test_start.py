@@ -136,6 +136,27 @@ def test_no_signal_waits_for_what_may_take_long(
     assert (result.exit_code, result.output) == (3, "vmm: interrupted\n")
 
 
+@pytest.mark.parametrize(
+    ("limits", "within"),
+    [((6, 6), (5, 6)), ((-1, 6), (5, 6)), ((3, 6), (3, 6)), ((1, 1), (1, 1)), ((-1, -1), (-1, -1))],
+)
+def test_cpu_time_is_left_for_the_result(
+    limits: tuple[int, int], within: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit: list[tuple[int, int]] = [limits]
+    during: list[tuple[int, int]] = []
+
+    def page(_: object) -> str:
+        during.append(limit[-1])
+        return ""
+
+    monkeypatch.setattr("resource.getrlimit", lambda _: limit[-1])
+    monkeypatch.setattr("resource.setrlimit", lambda _, wanted: limit.append(wanted))
+    monkeypatch.setattr("vmm.cli.man.page", page)
+    assert CliRunner().invoke(main, ["man"]).exit_code == 0
+    assert (during, limit[-1]) == ([within], limits)
+
+
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
 def test_streams_that_were_closed_change_no_status(closed: tuple[int, ...]) -> None:
     def close() -> None:
