@@ -132,6 +132,14 @@ def _all_but_one(but: int) -> tuple[AnyOperation, ...]:
     )
 
 
+_HUGE_PAGES = 1000
+"""What KVM knows of so many huge pages nearly fills a page: beyond the next ones there is none."""
+
+_BIG = Slot(1, 0x1000, at("big"), pages=_HUGE_PAGES * 512)
+_LAST_GFN = _BIG.gfn + _BIG.pages - 1
+_FAR = (_LAST_GFN - 0x200, 1 << 18)
+"""The last two huge pages of the slot, but for a page, and nearly 1 GiB beyond it."""
+
 _SCATTERED = (0x210, 0x10, 0, 0x3FF, 0x1FF, 0x200, 0x11)
 
 
@@ -180,6 +188,22 @@ _IN_HUGE_PAGES = (
         source="kvm_faultin_pfn_private, kvm_max_private_mapping_level",
         tags=("huge",),
         mappings=(HUGE,),
+    ),
+    _protected(
+        "private-range-far-beyond-a-slot",
+        "A private range may go on far beyond the end of a slot, where nothing belongs to it.",
+        _BIG.create(),
+        read(_BIG.gfn),
+        write(_LAST_GFN - 0x201, 0x5ECC_0001),
+        _private(*_FAR),
+        read(_LAST_GFN - 0x201),
+        _shared(*_FAR),
+        write(_LAST_GFN, 0x5ECC_0002),
+        read(_LAST_GFN),
+        _BIG.delete(),
+        Inspect(),
+        source="kvm_handle_gfn_range, kvm_arch_post_set_memory_attributes",
+        mappings=(Mapping("big", _BIG.pages),),
     ),
     _mixed(
         "private-page-in-a-huge-page",
