@@ -31,6 +31,7 @@ from vmm.scenario.codec import FileError, scenario_text
 from vmm.scenario.demand import Limits
 from vmm.scenario.operations import Scenario
 from vmm.scenario.shown import shown
+from vmm.scenario.words import counted
 from vmm.verdict import statuses
 from vmm.verdict.judge import Verdict
 from vmm.verdict.known_issues import issues_met
@@ -133,7 +134,7 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
         f"{len(group(covered, 'operation'))} kinds of operation; "
         f"{len(group(covered, 'refusal'))} refusals; {len(group(covered, 'pair'))} pairs of "
         f"successive calls; {len(group(covered, 'path'))} paths of a slot; "
-        f"up to {slots[-1] if slots else 0} slots or more",
+        + (f"at least {counted(slots[-1], 'slot')} at a time" if slots else "no slot"),
     ]
     if plan.corpus is not None:
         lines.append(f"kept {tally.kept} scenarios in {plan.corpus}")

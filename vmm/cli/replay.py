@@ -150,7 +150,7 @@ def _about(trace: Trace) -> Iterator[Text]:
     yield heading(trace.name, text)
     for name, times in trace.passed_over.items():
         first = trace.first_lines[name]
-        why = "" if ", which " in name else ", which says too little here"
+        why = "" if ", which " in name else ", whose arguments the trace does not show in full"
         yield remark("left out", f"{times} x {name}{why} (line {first})")
     for note in trace.notes[:5]:
         yield remark("note", note)

@@ -321,7 +321,9 @@ def _meets(scenario: Scenario, own: SetUserMemoryRegion) -> bool:
 
 def _mapping(mapping: Mapping) -> str:
     pages = words.counted(mapping.pages, "page")
-    whose = f"each that of {shown(mapping.of)}" if mapping.of else "each with its own content"
+    whose = f"that of {shown(mapping.of)}" if mapping.of else "with its own content"
+    if mapping.pages != 1:
+        whose = f"each {whose}"
     return f"{shown(mapping.name)}: {pages} of {_KINDS[mapping.kind]}, {whose}"
 
 

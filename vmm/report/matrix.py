@@ -36,7 +36,7 @@ def _alike(unlike: int, alone: int, count: int) -> str:
     if alone == count:
         return "none ran on two of them"
     alike = f"{unlike} are not alike" if unlike else "all are alike"
-    return f"{alike}, but {alone} did not run on two of them" if alone else alike
+    return f"{alike}, but {alone} ran on fewer than two" if alone else alike
 
 
 def _columns(every: Sequence[SavedResult]) -> list[dict[str, object]]:

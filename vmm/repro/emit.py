@@ -161,7 +161,9 @@ def _functions(blocks: list[str]) -> tuple[str, str]:
 
 def _head(scenario: Scenario) -> str:
     why, source = shown(scenario.why, _MOST), shown(scenario.source, _MOST)
-    lines = [scenario.name, "", why, f"Source: {source}"]
+    lines = [scenario.name]
+    if told := [each for each in (why, f"Source: {source}" if source else "") if each]:
+        lines += ["", *told]
     if any(isinstance(op, Race) for op in scenario.operations):
         lines += [
             "",

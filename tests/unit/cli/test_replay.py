@@ -55,7 +55,10 @@ def test_a_trace_is_judged_at_a_desk() -> None:
     assert result.exit_code == 0
     assert "made on line 4: 39 calls, 0 of them refused" in result.output
     assert "PASSED       as traced: 41 events judged by" in result.output
-    assert "5 x KVM_ENABLE_CAP, which says too little here (line 16)" in result.output
+    assert (
+        "5 x KVM_ENABLE_CAP, whose arguments the trace does not show in full (line 16)"
+        in result.output
+    )
 
 
 def judged_from_stdin(text: str) -> subprocess.CompletedProcess[str]:

@@ -201,6 +201,12 @@ def test_steps_are_named_by_what_they_do() -> None:
     assert "memslot 400 at gpa 0xffff0000" in memory.lines[1]
 
 
+def test_memory_of_one_page_is_said_to_have_a_content() -> None:
+    one, two = (bugreport._mapping(Mapping("a", pages)) for pages in (1, 2))
+    assert one == "a: 1 page of anonymous memory, with its own content"
+    assert two == "a: 2 pages of anonymous memory, each with its own content"
+
+
 def test_what_the_threads_of_a_race_do_is_said() -> None:
     moves = (
         SetUserMemoryRegion(1, 0x200_000, 0x1000, Place("a")),

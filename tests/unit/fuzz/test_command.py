@@ -1,5 +1,6 @@
 """What a run of ``vmm fuzz`` comes to: its exit status, and what is said of it."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,13 @@ def test_what_the_model_does_not_know_is_counted() -> None:
     assert lines[-1] == "no difference found"
 
 
+def test_how_many_slots_there_were_is_said_as_it_is_counted() -> None:
+    tally = Tally(scenarios=9, covered=Counter({"slots:1": 3, "slots:8": 1, "slots:64": 1}))
+    assert any(line.endswith("; at least 64 slots at a time") for line in _summary(PLAN, tally))
+
+
 def test_a_run_of_no_scenario_says_why() -> None:
+    assert any(line.endswith("; no slot") for line in _summary(PLAN, Tally()))
     assert any("the time was over before" in line for line in _summary(PLAN, Tally()))
     assert _summary(PLAN, Tally(notes=["the disk is full"])).count("note: the disk is full") == 1
     assert not any("the time was" in line for line in _summary(PLAN, Tally(scenarios=1)))

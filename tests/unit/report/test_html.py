@@ -60,16 +60,18 @@ def test_a_scenario_is_chosen_and_stepped_with_mouse_and_keyboard(
     slots = ".step [aria-label=Memslots]"
     one(browser, "#list a[data-name='create-one']").click()
     shows(browser, "#scenario h2", "create-one")
-    shows(browser, "output", "Step 1 of 4")
+    shows(browser, "output", "Operation 0")
     shows(browser, slots, "slot 1 new")
     one(browser, ".picture").send_keys(Keys.ARROW_RIGHT)
-    shows(browser, "output", "Step 2 of 4")
+    shows(browser, "output", "Operation 1")
     shows(browser, slots, "0x10000..0x11000")
     one(browser, "button[aria-label='Next step']").click()
-    shows(browser, "output", "Step 3 of 4")
+    shows(browser, "output", "Operation 2")
     shows(browser, slots, "slot 1 gone")
     browser.find_elements(By.CSS_SELECTOR, ".picture .row")[0].click()
-    shows(browser, "output", "Step 0 of 4")
+    shows(browser, "output", "Before the first operation")
+    numbers = browser.find_elements(By.CSS_SELECTOR, ".picture .number")
+    assert [each.text for each in numbers] == ["-", "0", "1", "2", "end"]
     assert "slot 1" not in shows(browser, slots, "slot 400")
     assert browser.current_url.endswith("#s/create-one/0")
     assert complaints(browser) == []
@@ -113,7 +115,7 @@ def test_what_the_guest_met_and_the_rule_are_told(browser: Chrome, page: Path) -
 
 def test_the_difference_is_emphasised_in_the_picture(browser: Chrome, page: Path) -> None:
     opened(browser, page, "#s/move-wrong")
-    assert one(browser, ".picture .row.now .bad").text == "≠1"
+    assert one(browser, ".picture .row.now .bad").text == "≠0"
     assert len(browser.find_elements(By.CSS_SELECTOR, ".picture .wrong")) == 1
     opened(browser, page, "#s/create-one")
     assert browser.find_elements(By.CSS_SELECTOR, ".picture .wrong") == []

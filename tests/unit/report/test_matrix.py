@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     [
         (None, "2 scenarios on 1 kernel<"),
         (("a", "b"), "2 scenarios on 2 kernels: all are alike<"),
-        (("a",), "2 scenarios on 2 kernels: all are alike, but 1 did not run on two of them<"),
+        (("a",), "2 scenarios on 2 kernels: all are alike, but 1 ran on fewer than two<"),
         (("c",), "3 scenarios on 2 kernels: none ran on two of them<"),
     ],
 )

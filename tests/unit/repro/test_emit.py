@@ -116,6 +116,12 @@ def test_the_whole_runtime_compiles(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+def test_the_head_says_nothing_of_a_source_that_is_not_given() -> None:
+    said = Scenario("bare", (), (), why="Why.", source="api.rst")
+    assert " * bare\n *\n * Why.\n * Source: api.rst\n *\n * Build:" in emit._head(said)
+    assert " * bare\n *\n * Build:" in emit._head(Scenario("bare", (), ()))
+
+
 def test_names_of_strangers_do_no_harm(tmp_path: Path) -> None:
     evil = '*/ "; system("x");\n\\'
     scenario = Scenario(

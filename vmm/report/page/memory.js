@@ -22,6 +22,7 @@ function slotsAfter(index) {
   for (let at = index; at >= 0; at--) if (now.steps[at].slots) return now.steps[at].slots;
   return [];
 }
+const isEnd = (each) => each.call.startsWith("the end");
 const numberOf = (slot) => slot[0] * 65536 + slot[1];
 function colours(steps) {
   const found = new Map();
@@ -155,7 +156,7 @@ function picture() {
       draw(
         "text",
         { class: wrong ? "bad" : "number", x: 8, y: y + 16 },
-        (wrong ? "≠" : "") + index,
+        (wrong ? "≠" : "") + (each.origin < 0 ? "-" : isEnd(each) ? "end" : each.origin),
       ),
     );
     const slots = slotsAfter(index);
@@ -214,7 +215,7 @@ function legend() {
   return make(
     "figcaption",
     {},
-    "Steps go down, guest-physical memory to the right (not to scale).",
+    "Operations go down, guest-physical memory to the right (not to scale).",
     one("r", "memory", "read memory"),
     one("r", "mmio", "read: MMIO exit"),
     one("w", "memory", "wrote memory"),

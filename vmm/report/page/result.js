@@ -155,7 +155,7 @@ function reveal(link) {
 const place = (each) =>
   each.origin < 0
     ? "Before the first operation"
-    : each.call.startsWith("the end")
+    : isEnd(each)
       ? "At the end"
       : `Operation ${each.origin}`;
 
@@ -173,7 +173,7 @@ function showStep() {
   )
     view.box.scrollTop = top - view.box.clientHeight / 2;
   view.range.value = step;
-  view.output.textContent = `Step ${step} of ${now.steps.length - 1}`;
+  view.output.textContent = place(each);
   view.buttons.forEach((button, index) => {
     button.disabled = index < 2 ? step === 0 : step === now.steps.length - 1;
   });
@@ -222,7 +222,7 @@ function showStep() {
     ),
   );
   document.getElementById("said").textContent =
-    `Step ${step} of ${now.steps.length - 1}: ${each.call}: ` +
+    `${place(each)}: ${each.call}: ` +
     `${each.outcome || "done"}. ${slots.length} slots.`;
 }
 
