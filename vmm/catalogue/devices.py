@@ -31,6 +31,7 @@ _ELSEWHERE = Slot(1, _GFN + 0x10, at("a"), 4)
 _COALESCED = "api.rst 4.116; coalesced_mmio_write"
 _EVENTFD = "api.rst 4.59; ioeventfd_write"
 _RING_ENTRIES = 169
+_MOST_RANGES = 1000
 
 
 def _zone(page: int = 0, pages: int = 4, *, on: bool = True) -> CoalesceMmio:
@@ -77,12 +78,13 @@ def _scenario(
     source: str,
     *operations: AnyOperation,
     needs: tuple[str, ...] = ("coalesced_mmio",),
+    tags: tuple[str, ...] = ("devices",),
 ) -> Scenario:
     return Scenario(
         name=f"devices-{name}",
         why=why,
         source=source,
-        tags=("devices",),
+        tags=tags,
         needs=needs,
         mappings=(A,),
         survey="none",
@@ -371,6 +373,31 @@ SCENARIOS = (
         CollectMmio(),
         *(op for offset in sorted(_IN_ANY_ORDER) for op in _taken_away(offset)),
         needs=_EVENTFDS,
+    ),
+    _scenario(
+        "more-than-a-thousand-eventfds",
+        "Ioeventfds do not count among the devices of which a VM has room for a thousand.",
+        "kvm_io_bus_register_dev: NR_IOBUS_DEVS",
+        *(_event(8 * number, name=f"event-{number % 2}") for number in range(_MOST_RANGES + 1)),
+        _zone(8, 1),
+        *(_write(8 * number, 4, 1) for number in (0, 1, _MOST_RANGES - 1, _MOST_RANGES, 4096)),
+        CollectMmio(),
+        needs=("coalesced_mmio", "ioeventfd"),
+        tags=("devices", "slow"),
+    ),
+    _scenario(
+        "a-thousand-ranges",
+        "A VM has room for a thousand coalesced ranges; one more is ENOSPC, until one has ended.",
+        "kvm_io_bus_register_dev: NR_IOBUS_DEVS",
+        *(CoalesceMmio(_GPA + 8 * number, 4) for number in range(_MOST_RANGES)),
+        _zone(8, 1),
+        *(_write(8 * number, 4, 2) for number in (0, _MOST_RANGES - 1, 4096)),
+        CoalesceMmio(_GPA, 4, on=False),
+        _zone(8, 1),
+        _zone(9, 1),
+        *(_write(8 * number, 4, 3) for number in (0, _MOST_RANGES - 1, 4096)),
+        CollectMmio(),
+        tags=("devices", "slow"),
     ),
     _scenario(
         "eventfds-refused",

@@ -6,7 +6,7 @@ within a page, by itself.
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -34,6 +34,11 @@ PORTS_APART = documented(
     "a coalesced range of ports takes no write to a gpa, and does not end with one of gpas, nor "
     "the other way round",
     "api.rst 4.116; 0804c849f1df, kvm_vm_ioctl_unregister_coalesced_mmio",
+)
+DEVICES_MOST = source(
+    "devices-most",
+    "a VM has room for 1000 coalesced ranges of gpas, then ENOSPC; ioeventfds do not count",
+    "kvm_io_bus_register_dev: NR_IOBUS_DEVS",
 )
 EVENT = documented(
     "ioeventfd",
@@ -66,6 +71,8 @@ DEVICES_KNOWN = documented(
 
 RING_ENTRIES = 169
 """How many entries the ring holds: a page, minus its head and the entry that stays free."""
+
+_MOST_RANGES, _MOST_OF_THE_KERNEL = 1000, 8
 
 _UNKNOWN = tuple(Allowed(Refused(number), DEVICES_KNOWN) for number in (errno.ENOTTY, errno.ENOSYS))
 _LENGTHS = (0, 1, 2, 4, 8)
@@ -110,6 +117,7 @@ class Devices:
     """The devices of one VM, its ring, and the counts of eventfds."""
 
     features: Features
+    has_irqchip: Callable[[], bool] = lambda: False
     ranges: list[Range] = field(default_factory=list)
     events: list[Eventfd] = field(default_factory=list)
     kept: list[Mmio] = field(default_factory=list)
@@ -135,13 +143,21 @@ class Devices:
         if op.pio:  # Guests write to none of these ports; kernels before the capability ignore it.
             return (Allowed(Done(), PORTS_APART),) if self.features.coalesced_pio else ()
 
+        room = _MOST_RANGES - len(self.ranges)
+        refused = Allowed(Refused(errno.ENOSPC), DEVICES_MOST)
+        if op.on and room <= 0:
+            return (refused,)
+
         def apply() -> None:
             if op.on:
                 self.ranges.append((op.gpa, op.size))
             else:
                 self.ranges = [each for each in self.ranges if not _holds(each, op.gpa, op.size)]
 
-        return (Allowed(Done(), COALESCED, apply),)
+        done = Allowed(Done(), COALESCED, apply)
+        # An in-kernel interrupt controller is a device, too.
+        is_close = op.on and room <= _MOST_OF_THE_KERNEL and self.has_irqchip()
+        return (done, refused) if is_close else (done,)
 
     def _ioeventfd(self, op: IoEventFd) -> Allowed:
         """Return the outcome of adding or removing an ioeventfd."""

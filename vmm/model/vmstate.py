@@ -75,7 +75,7 @@ class VmState:
         self._user_end = user_end
         self.spaces = tuple(MemslotArray[Memslot]() for _ in range(features.address_spaces))
         self.tracking = Tracking(self.spaces, features)
-        self.mmio = Devices(features)
+        self.mmio = Devices(features, self._has_irqchip)
         self.clocks = Clocks(self.spaces, backing, contents, self.tracking)
         self.internal = InternalSlots(features, self.tracking.vcpus, self._is_taken)
         self._accesses, self._emulated = (

@@ -27,8 +27,8 @@ MAX_TOUCHED_WINDOWS = 128
 """Stretches of 2 MiB at 4 GiB and above that a scenario touches besides its surveys."""
 
 MAX_VCPUS = 8
-MAX_DEVICES = 400
-"""Coalesced ranges and ioeventfds: a kernel has room for 1000."""
+MAX_DEVICES = 1200
+"""Coalesced ranges and ioeventfds: a kernel has room for 1000 ranges."""
 
 MAX_EVENTFDS = 16
 GUEST_PORTS = range(0xE0, 0x100)

@@ -1,11 +1,13 @@
 """A write of 16 bytes where devices take a part of it."""
 
+import errno
+
 import pytest
 
 from tests.modelled import only
 from vmm.model.model import Model
 from vmm.scenario.features import Features
-from vmm.scenario.history import Mmio, MmioKept, Ran
+from vmm.scenario.history import Done, Mmio, MmioKept, Ran, Refused
 from vmm.scenario.operations import (
     AnyOperation,
     CoalesceMmio,
@@ -74,6 +76,17 @@ def test_a_range_of_ports_begins_and_ends_alone() -> None:
 def test_what_an_older_kernel_makes_of_a_range_of_ports_is_not_known() -> None:
     made = Model((Mapping("a", 1),), Features(coalesced_mmio=True))
     assert made.allowed(CoalesceMmio(0x100100, 16, pio=True)) == ()
+
+
+def test_a_vm_has_room_for_a_thousand_ranges_and_any_number_of_eventfds() -> None:
+    made = Model((Mapping("a", 1),), FEATURES)
+    for number in range(1001):
+        only(made, IoEventFd("bell", 0x200000 + 8 * number))
+    for number in range(1000):
+        assert only(made, CoalesceMmio(0x100000 + 8 * number, 4)).outcome == Done()
+    assert only(made, CoalesceMmio(0x180000, 4)).outcome == Refused(errno.ENOSPC)
+    only(made, CoalesceMmio(0x100000, 4, on=False))
+    assert only(made, CoalesceMmio(0x180000, 4)).outcome == Done()
 
 
 def test_an_instruction_that_writes_more_than_once_is_not_known() -> None:
