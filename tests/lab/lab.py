@@ -25,7 +25,8 @@ class Fault:
 
     `name` is a value of WRONG_KERNEL, also as `name:after=N` (inactive for the VM's first N
     successful changes) or `name:every=N` (only on every Nth occasion). `witness` is the shortest
-    sequence of operations that shows it, in the language of `witness/witness.c`.
+    sequence of operations that shows it, in the language of `witness/witness.c`; "" if it takes
+    two address spaces, which few hosts have.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Fault:
 
     @property
     def operations(self) -> tuple[str, ...]:
-        return tuple(part.strip() for part in self.witness.split(";"))
+        return tuple(part.strip() for part in self.witness.split(";") if part)
 
     @property
     def fewest(self) -> int:
