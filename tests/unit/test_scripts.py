@@ -106,6 +106,14 @@ def test_where_python_cannot_be_started_only_an_older_result_goes(
     assert [*tmp_path.iterdir()] == [scenario]
 
 
+def test_where_python_cannot_be_started_what_is_to_be_read_stays(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    result.write_text(OLD)
+    command = f"ulimit -n 8; exec {ROOT}/scripts/vmm coverage --json {result}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert (done.returncode, result.read_text()) == (3, OLD)
+
+
 def handles(status: str, number: int) -> bool:
     """Whether a process catches a signal by now."""
     (caught,) = (line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))

@@ -12,9 +12,10 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
+from vmm.cli.older import forget, older_results
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.scenario.endings import is_short, of_the_host
-from vmm.verdict.statuses import INCONCLUSIVE, INTERNAL_ERROR, PASSED
+from vmm.verdict.statuses import INCONCLUSIVE, INTERNAL_ERROR, NOTHING_RAN, PASSED
 
 _COLLECT_AFTER = 100_000
 """Histories are many objects without cycles: the usual threshold costs a tenth of a run."""
@@ -57,6 +58,7 @@ def _prepare() -> None:
 def run() -> NoReturn:
     """Run the command, and end the process with its status."""
     status: object = PASSED
+    older = older_results(sys.argv[1:])
     try:
         _prepare()
         from vmm.cli.main import main
@@ -71,6 +73,8 @@ def run() -> NoReturn:
         line = of_the_host(error) if is_host else f"internal error: {error}"
         with suppress(OSError):
             os.write(2, f"vmm: {line}\n".encode(errors="backslashreplace"))
+    if status in (INCONCLUSIVE, NOTHING_RAN, INTERNAL_ERROR):
+        forget(older)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -62,6 +62,35 @@ def test_a_start_that_fails_is_no_verdict(
     assert capfd.readouterr().err.startswith(line)
 
 
+@pytest.mark.parametrize("lost", ["vmm.cli.main", "vmm.cli.check"])
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("check --json r.json", False),
+        ("check --json=r.json", False),
+        ("check --json scenario.json", True),
+        ("run r.json", True),
+        ("coverage --json r.json", True),
+    ],
+)
+def test_no_older_result_stays_where_a_command_cannot_be_loaded(
+    words: str, kept: bool, lost: str, tmp_path: Path
+) -> None:
+    result, scenario = tmp_path / "r.json", tmp_path / "scenario.json"
+    result.write_text('{"format": 1, "exit_status": 0}')
+    scenario.write_text('{"format": 1, "name": "mine"}')
+    hidden = (
+        "import sys; from vmm.cli.start import run; "
+        f"lost = dict.fromkeys([{lost!r}, 'vmm.cli.run', 'vmm.cli.coverage']); "
+        "sys.modules.update(lost); run()"
+    )
+    command = [sys.executable, "-c", hidden, *words.split()]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    ended = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert ended.returncode in {3, 70}
+    assert (result.exists(), scenario.exists()) == (kept, True)
+
+
 class Finalized:
     """Is interrupted in its finalizer, where Python drops what is raised."""
 
