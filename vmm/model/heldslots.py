@@ -1,4 +1,4 @@
-"""Compares the kernel's own slots with those of the model, over one history."""
+"""Compares one slot of the kernel with that of the model, field by field; see `kernelside`."""
 
 from vmm.model.regions import Memslot
 from vmm.scenario.kernelslots import KernelSlot
@@ -9,7 +9,11 @@ _GMEM_ONLY = 1 << 17
 
 
 class HeldSlots:
-    """Learns a mapping's address from the first slot there, and expects it for every other."""
+    """Finds the field of a kernel's slot that is wrong.
+
+    The host address of a mapping is learned from the first slot that has it, and expected of every
+    other.
+    """
 
     def __init__(self, nr_memslots: int) -> None:
         self._nr_memslots = nr_memslots

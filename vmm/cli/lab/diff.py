@@ -11,6 +11,7 @@ import click
 from vmm.cli.command import Command
 from vmm.cli.lab.machines import in_one_line, kernel_of, say, worst
 from vmm.cli.lab.matrix import lab_task, statuses_in
+from vmm.cli.lab.timeout_option import timeout_option
 from vmm.cli.output import console, print_lines
 from vmm.cli.printing import tell
 from vmm.lab.cells import Cell, Task, run_all, usual_number
@@ -60,14 +61,7 @@ HISTORIES = "histories.jsonl"
     metavar="N",
     help="Operations of random scenarios to run, too.",
 )
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=3600,
-    show_default=True,
-    metavar="S",
-    help="End a machine if it takes longer: inconclusive.",
-)
+@timeout_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

@@ -13,6 +13,7 @@ from vmm.cli.command import Command
 from vmm.cli.errors import Unusable
 from vmm.cli.lab.cells import Watched, say_what_runs
 from vmm.cli.lab.machines import in_one_line, kernel_of, say, worst
+from vmm.cli.lab.timeout_option import timeout_option
 from vmm.cli.output import console, print_lines
 from vmm.cli.results import result_from
 from vmm.cli.selection import curated, select, selecting
@@ -55,14 +56,7 @@ class _Matrix(Command):
     help="Only the MMUs of one vendor.",
 )
 @click.option("--at-once", type=click.IntRange(1, 64), metavar="N", help="Run N at a time.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=3600,
-    show_default=True,
-    metavar="S",
-    help="End a machine if it takes longer: inconclusive.",
-)
+@timeout_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),

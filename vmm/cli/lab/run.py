@@ -15,6 +15,7 @@ from vmm.cli.lab.machines import in_one_line, job_of, kernel_of, say, worst
 from vmm.cli.lab.outside import Boot, Command, Site, check_outside, is_judged_outside
 from vmm.cli.lab.progress import Progress, interrupted
 from vmm.cli.lab.results import Inside
+from vmm.cli.lab.timeout_option import timeout_option
 from vmm.cli.lab.whitebox import description_of
 from vmm.cli.writing import sweep
 from vmm.lab.cache import new_run_folder
@@ -85,14 +86,7 @@ def _complete_kernels(
     metavar="MIB",
     help="Memory of the machine.",
 )
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=1),
-    default=3600,
-    show_default=True,
-    metavar="S",
-    help="End the machine if it takes longer: inconclusive.",
-)
+@timeout_option
 @click.option(
     "--bisect", is_flag=True, help="Exit 125, which git bisect skips, where there is no verdict."
 )
