@@ -85,7 +85,7 @@ def test_the_cpu_mask_is_given_back(tmp_path: Path) -> None:
         (("--slots", "9" * 5000), "a number up to"),
         (("--pages", "0"), "1 to 262144 pages"),
         (("--plot", "bench.gif"), "ends in .svg or .png"),
-        (("--against", "/nonexistent"), "/nonexistent: No such file or directory"),
+        (("--against", "no-such.json"), "no-such.json: No such file or directory"),
     ],
 )
 def test_bad_arguments_are_one_line_with_status_2(arguments: tuple[str, ...], why: str) -> None:
