@@ -12,6 +12,7 @@ from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET, Cap, DirtyLogManual, MemFlag
 from vmm.execution import rings
 from vmm.execution.guestcpu import GuestCpu
+from vmm.execution.probe import dirty
 from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
 from vmm.execution.rings import RingHost, shows_memory
 from vmm.kvm.memory import HostAddress, HostMapping
@@ -19,7 +20,7 @@ from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
 from vmm.scenario.history import RingsReset, Touched
-from vmm.scenario.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
+from vmm.scenario.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, REAL_MODE_END, Touch
 
 GUEST_GPA = 0x10000
 SLOT = 1
@@ -85,7 +86,16 @@ def test_smallest_ring_is_the_smallest(kvm: Kvm, ring_bytes: int) -> None:
 
 
 def test_reads_are_probed_alike_each_time(kvm: Kvm) -> None:
-    assert reads_make_dirty(kvm) is reads_make_dirty(kvm)
+    assert reads_make_dirty(kvm, REAL_MODE_END) is reads_make_dirty(kvm, REAL_MODE_END)
+
+
+@pytest.mark.parametrize("mode_gpa", [0, REAL_MODE_END])
+def test_guests_of_both_modes_are_asked_for_what_their_reads_do(
+    kvm: Kvm, mode_gpa: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dirty, "_is_dirty_once_read", lambda _, gpa, bits=0: gpa == mode_gpa)
+    assert reads_make_dirty(kvm, 2 * REAL_MODE_END)
+    assert reads_make_dirty(kvm, REAL_MODE_END) is (mode_gpa == 0)
 
 
 def test_entries_are_harvested_once_and_reset(tracked: Tracked, ring_bytes: int) -> None:

@@ -12,7 +12,7 @@ from vmm.execution.probe.touches import wrong_touch
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.scenario.history import Touched
-from vmm.scenario.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, Touch
+from vmm.scenario.operations import GUEST_SIZE_BYTES, PAGE_SIZE_BYTES, REAL_MODE_END, Touch
 
 _GUEST_GPA = 0x10000
 _LOG_PAGES = 4096
@@ -59,8 +59,19 @@ def check_ring_mapping(kvm: Kvm, size_bytes: int) -> None:
             raise WrongAnswerError(f"mmap of {what}", "success")
 
 
-def reads_make_dirty(kvm: Kvm) -> bool:
-    """Return whether a page that the guest has only read appears in the dirty log."""
+def reads_make_dirty(kvm: Kvm, touch_limit: int) -> bool:
+    """Return whether a page that the guest has only read appears in the dirty log.
+
+    Guests of both modes are asked: where KVM emulates real mode, it reads the page itself.
+    """
+    if _is_dirty_once_read(kvm, 0):
+        return True
+    bits = (touch_limit - 1).bit_length()
+    return touch_limit > REAL_MODE_END and _is_dirty_once_read(kvm, REAL_MODE_END, bits)
+
+
+def _is_dirty_once_read(kvm: Kvm, gpa: int, gpa_bits: int = 0) -> bool:
+    """Whether a page of a slot at ``gpa`` is. Guests of 64 bits need a CPUID, with ``gpa_bits``."""
     with (
         HostMapping.anonymous(GUEST_SIZE_BYTES) as guest,
         HostMapping.anonymous(PAGE_SIZE_BYTES) as page,
@@ -72,12 +83,18 @@ def reads_make_dirty(kvm: Kvm) -> bool:
         page.write(0, b"1")
         vm.set_user_memory_region(0, 0, _GUEST_GPA, GUEST_SIZE_BYTES, HostAddress(guest, 0))
         flags = MemFlag.LOG_DIRTY_PAGES
-        vm.set_user_memory_region(1, flags, 0, PAGE_SIZE_BYTES, HostAddress(page, 0))
+        vm.set_user_memory_region(1, flags, gpa, PAGE_SIZE_BYTES, HostAddress(page, 0))
         windows = Windows(guest.view(), _GUEST_GPA)
-        cpu = GuestCpu(vm.create_vcpu(0), _GUEST_GPA, guest.view(), windows, lambda: False)
-        found, expected = cpu.touch([Touch(0)]), Touched(int.from_bytes(page.read(0, 4), "little"))
+        vcpu = vm.create_vcpu(0)
+        if gpa_bits:
+            vcpu.set_cpuid(kvm.cpuid_with_gpa_bits(gpa_bits))
+        cpu = GuestCpu(vcpu, _GUEST_GPA, guest.view(), windows, lambda: False)
+        found, expected = (
+            cpu.touch([Touch(gpa)]),
+            Touched(int.from_bytes(page.read(0, 4), "little")),
+        )
         if found != [expected]:
-            raise wrong_touch(found[0], "the guest reads gpa 0x0, in a slot")
+            raise wrong_touch(found[0], f"the guest reads gpa {gpa:#x}, in a slot")
         log = int.from_bytes(vm.get_dirty_log(1, _LOG_PAGES), "little")
         if log > 1:
             raise WrongAnswerError("KVM_GET_DIRTY_LOG", f"bits {log:#x} of a slot of one page")

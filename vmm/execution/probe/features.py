@@ -64,10 +64,10 @@ def _probed(kvm: Kvm, begin: Callable[[str], object], reach_limit_s: float) -> F
         ring_bytes = least_ring_bytes(kvm)
         if ring_bytes:
             check_ring_mapping(kvm, ring_bytes)
-        begin("a page is read by a guest, and its dirty log looked at")
-        dirty_by_reading = reads_make_dirty(kvm)
         begin("a guest reads as far as it reaches")
         limit = touch_limit(kvm, last_gfn, reach_limit_s)
+        begin("a page is read by a guest, and its dirty log looked at")
+        dirty_by_reading = reads_make_dirty(kvm, limit)
         begin("a vCPU is stopped by hlt, and by immediate_exit")
         check_stops(kvm)
         begin("slots are created where the kernel may have its own")
