@@ -180,6 +180,22 @@ KNOWN = (
     ),
     Known(
         KnownIssue(
+            name="emulated-dirty-ring-overrun",
+            vendor="kvm_intel",
+            rules=names(RING_EXACT),
+            what="where kvm_intel emulates real mode, a string instruction writes up to 1024 "
+            "elements before anybody looks whether the dirty ring is full",
+            evidence="Linux 6.12 with ept=0: in ring-overrun-by-one-instruction "
+            "kvm_dirty_ring_push() warns that the ring is full, called by x86_emulate_insn()",
+            log=r"WARNING: .*kvm_dirty_ring_push",
+        ),
+        _kinds(HarvestDirtyRing),
+        conditions.overruns_a_ring,
+        conditions.is_harvest,
+        tdp="off",
+    ),
+    Known(
+        KnownIssue(
             name="gmem-bind-signed-overflow",
             vendor="",
             rules=names(GUEST_MEMFD_END),
