@@ -14,6 +14,7 @@ from vmm.execution import rings
 from vmm.execution.guestcpu import GuestCpu
 from vmm.execution.probe import dirty
 from vmm.execution.probe.dirty import least_ring_bytes, reads_make_dirty
+from vmm.execution.probe.features import probe_features
 from vmm.execution.rings import RingHost, shows_memory
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
@@ -86,7 +87,8 @@ def test_smallest_ring_is_the_smallest(kvm: Kvm, ring_bytes: int) -> None:
 
 
 def test_reads_are_probed_alike_each_time(kvm: Kvm) -> None:
-    assert reads_make_dirty(kvm, REAL_MODE_END) is reads_make_dirty(kvm, REAL_MODE_END)
+    for limit in (0, REAL_MODE_END + PAGE_SIZE_BYTES):
+        assert reads_make_dirty(kvm, limit) is reads_make_dirty(kvm, limit)
 
 
 @pytest.mark.parametrize("mode_gpa", [0, REAL_MODE_END])
@@ -94,8 +96,9 @@ def test_guests_of_both_modes_are_asked_for_what_their_reads_do(
     kvm: Kvm, mode_gpa: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dirty, "_is_dirty_once_read", lambda _, gpa, bits=0: gpa == mode_gpa)
-    assert reads_make_dirty(kvm, 2 * REAL_MODE_END)
-    assert reads_make_dirty(kvm, REAL_MODE_END) is (mode_gpa == 0)
+    assert reads_make_dirty(kvm) is (mode_gpa == 0)
+    assert reads_make_dirty(kvm, 2 * REAL_MODE_END) is (mode_gpa != 0)
+    assert probe_features(kvm).reads_make_dirty
 
 
 def test_entries_are_harvested_once_and_reset(tracked: Tracked, ring_bytes: int) -> None:

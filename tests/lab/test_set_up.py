@@ -270,7 +270,7 @@ def mode_switches(folder: Path) -> Path:
         ("KVM_SET_REGS", 20),
         ("KVM_CREATE_VCPU", 16),
         ("MMAP", 16),
-        ("CLOSE", 24),
+        ("CLOSE", 28),
     ],
 )
 def test_what_is_refused_in_a_scenario_differs_there(tmp_path: Path, call: str, after: int) -> None:

@@ -59,15 +59,15 @@ def check_ring_mapping(kvm: Kvm, size_bytes: int) -> None:
             raise WrongAnswerError(f"mmap of {what}", "success")
 
 
-def reads_make_dirty(kvm: Kvm, touch_limit: int) -> bool:
+def reads_make_dirty(kvm: Kvm, touch_limit: int = 0) -> bool:
     """Return whether a page that the guest has only read appears in the dirty log.
 
-    Guests of both modes are asked: where KVM emulates real mode, it reads the page itself.
+    With a limit that lies beyond real mode the guest is one of 64 bits: where KVM emulates real
+    mode, it reads the page itself, so that only the other guest has it mapped.
     """
-    if _is_dirty_once_read(kvm, 0):
-        return True
-    bits = (touch_limit - 1).bit_length()
-    return touch_limit > REAL_MODE_END and _is_dirty_once_read(kvm, REAL_MODE_END, bits)
+    if touch_limit > REAL_MODE_END:
+        return _is_dirty_once_read(kvm, REAL_MODE_END, (touch_limit - 1).bit_length())
+    return _is_dirty_once_read(kvm, 0)
 
 
 def _is_dirty_once_read(kvm: Kvm, gpa: int, gpa_bits: int = 0) -> bool:
