@@ -53,14 +53,30 @@ print(call(0x40A0AE49, bind(5, 0)))
 )
 
 
-def test_what_such_calls_ask_for_is_in_their_lines_and_judged(tmp_path: Path) -> None:
-    file = tmp_path / "trace"
-    command = ["record", "-o", str(file), "--", "python3", "-c", PROGRAM]
-    result = subprocess.run(
-        [ROOT / "scripts" / "vmm", *command], capture_output=True, text=True, check=False
-    )
+def vmm(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    command = [str(ROOT / "scripts" / "vmm"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def recorded(file: Path, program: str) -> "subprocess.CompletedProcess[str]":
+    """Record a program into a file, or skip the test where the host denies its structures."""
+    result = vmm("record", "-o", file, "--", "python3", "-c", program)
     if "are not read: the host" in result.stderr:
         pytest.skip(result.stderr)
+    return result
+
+
+def assert_found(file: Path, lines: list[str], altered: int) -> None:
+    """Judge a trace of which one line is altered: that line differs."""
+    file.write_text("\n".join(lines))
+    result = vmm("replay", "--judge-only", file)
+    assert result.returncode == 1, result.stdout
+    assert f"{file}:{altered + 1}: " in result.stdout
+
+
+def test_what_such_calls_ask_for_is_in_their_lines_and_judged(tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    result = recorded(file, PROGRAM)
     if not result.stdout.startswith("0\n0\n0\n2\n0\n"):
         pytest.skip(f"the kernel lacks something: {result.stdout}")
     assert result.returncode == 0, result.stdout
@@ -72,25 +88,12 @@ def test_what_such_calls_ask_for_is_in_their_lines_and_judged(tmp_path: Path) ->
     lines = text.splitlines()
     (at,) = (at for at, line in enumerate(lines) if "{slot=1, padding1" in line)
     lines[at] = lines[at].replace("-1 ENOENT (No such file or directory)", "0")
-    file.write_text("\n".join(lines))
-    altered = subprocess.run(
-        [ROOT / "scripts" / "vmm", "replay", "--judge-only", str(file)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert altered.returncode == 1, altered.stdout
-    assert f"{file}:{at + 1}: " in altered.stdout
+    assert_found(file, lines, at)
 
 
 def test_guest_memfds_and_what_is_refused_to_a_vm_with_a_vcpu_are_judged(tmp_path: Path) -> None:
     file = tmp_path / "trace"
-    command = ["record", "-o", str(file), "--", "python3", "-c", PRIVATE]
-    result = subprocess.run(
-        [ROOT / "scripts" / "vmm", *command], capture_output=True, text=True, check=False
-    )
-    if "are not read: the host" in result.stderr:
-        pytest.skip(result.stderr)
+    result = recorded(file, PRIVATE)
     if "\nmade\n0 0\nTrue\n" not in result.stdout:
         pytest.skip(f"the kernel lacks something: {result.stdout}")
     assert result.returncode == 0, result.stdout
@@ -100,15 +103,7 @@ def test_guest_memfds_and_what_is_refused_to_a_vm_with_a_vcpu_are_judged(tmp_pat
     lines = file.read_text().splitlines()
     (at,) = (at for at, line in enumerate(lines) if "offset=0x1000" in line)
     lines[at] = lines[at].rpartition(" = ")[0] + " = 0"
-    file.write_text("\n".join(lines))
-    altered = subprocess.run(
-        [ROOT / "scripts" / "vmm", "replay", "--judge-only", str(file)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert altered.returncode == 1, altered.stdout
-    assert f"{file}:{at + 1}: " in altered.stdout
+    assert_found(file, lines, at)
 
 
 def test_what_a_command_has_left_running_is_ended_too() -> None:

@@ -4,21 +4,11 @@ import re
 from collections.abc import Iterable, Iterator
 
 from vmm.replay.lines import MAX_LINE_BYTES
-from vmm.replay.numbers import (
-    CHECK_EXTENSION,
-    CONCERNED,
-    CREATE_VCPU,
-    CREATE_VM,
-    REGION,
-    REGION2,
-    SET_TSS_ADDR,
-)
+from vmm.replay.numbers import SLOT_REQUESTS
 from vmm.replay.syntax import begins
 from vmm.replay.trace import Trace
 
-_NAMED = "|".join(
-    (CREATE_VM, CREATE_VCPU, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR, *sorted(CONCERNED))
-)
+_NAMED = "|".join(sorted(SLOT_REQUESTS))
 _OF_MEMORY = (
     "mmap|munmap|mremap|madvise|mprotect|fallocate|memfd|close|dup|fcntl|clone|fork|vfork|exec"
 )

@@ -32,6 +32,9 @@ CONCERNED = frozenset(
 `vmm record` reads most of these structures.
 """
 
+SLOT_REQUESTS = CONCERNED | {CREATE_VM, CREATE_VCPU, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR}
+"""All requests that say something of slots: they are recorded, and their lines parsed."""
+
 TOO_LITTLE = {
     "KVM_RESET_DIRTY_RINGS": "which says only how many entries it reset",
     "KVM_PRE_FAULT_MEMORY": "which says only how much is left",

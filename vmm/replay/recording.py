@@ -8,23 +8,13 @@ wait, and put in their lines.
 import re
 from collections.abc import Sequence
 
-from vmm.replay.numbers import (
-    CHECK_EXTENSION,
-    CONCERNED,
-    CREATE_VCPU,
-    CREATE_VM,
-    REGION,
-    REGION2,
-    SET_TSS_ADDR,
-    request_in,
-)
+from vmm.replay.numbers import SLOT_REQUESTS, request_in
 
 _CALLS = (
     *("ioctl", "mmap", "munmap", "mremap", "madvise", "mprotect", "fallocate", "memfd_create"),
     *("close", "dup", "dup2", "dup3", "fcntl", "clone", "clone3", "fork", "vfork", "execve"),
     "?close_range",  # Not every strace knows it.
 )
-_KEPT = CONCERNED | {CREATE_VM, CREATE_VCPU, CHECK_EXTENSION, REGION, REGION2, SET_TSS_ADDR}
 _IOCTL = re.compile(r"(\d+)\s+ioctl\([^,]*,(.*)", re.DOTALL)
 _RESUMED = re.compile(r"(\d+)\s+<\.\.\. ioctl resumed>")
 _FCNTL = re.compile(r"\d+\s+fcntl\((?!.*F_DUPFD)")
@@ -61,7 +51,7 @@ class Filter:
         if resumed is not None:
             return self._resumed(resumed[1], line)
         call = _IOCTL.match(line)
-        if call is None or request_in(call[2]) not in _KEPT:
+        if call is None or request_in(call[2]) not in SLOT_REQUESTS:
             return ""
         if "<unfinished" in line:
             begun = _BEGUN_POINTER.search(line)
