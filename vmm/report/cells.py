@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from rich.text import Text
 
+from vmm.report.counts import counted_as
+
 Statuses = Mapping[str, str]
 """Scenario -> status, from one cell's result."""
 
@@ -56,7 +58,7 @@ def _counts(statuses: Statuses) -> str:
     if not statuses:
         return "no result"
     found = list(statuses.values())
-    return ", ".join(f"{found.count(each)} {each}" for each in _MARKS if each in found)
+    return ", ".join(counted_as(each, found.count(each)) for each in _MARKS if each in found)
 
 
 def _letter(number: int) -> str:

@@ -10,6 +10,7 @@ import msgspec
 from markupsafe import Markup
 
 from vmm.host.structure import by_release
+from vmm.report.counts import counted_as
 from vmm.report.json import encoded
 from vmm.report.outcomes import ICONS, kind_of, label_of
 from vmm.report.pages import rendered
@@ -20,7 +21,6 @@ from vmm.scenario.words import counted
 from vmm.verdict.judge import Status
 
 _VERDICTS = {
-    Status.PASSED: ("This kernel keeps its promises", "passed"),
     Status.DIFFERS: ("This kernel differs from the model", "differs"),
     Status.INCONCLUSIVE: ("Inconclusive", "inconclusive"),
     Status.INTERNAL_ERROR: ("This program failed: no verdict on the kernel", "internal-error"),
@@ -38,8 +38,8 @@ def html_report(write: Write) -> Reporter:
 
 def html_text(result: ResultFile) -> str:
     """Return the page."""
-    counted = Counter(map(kind_of, result.scenarios))
-    verdict, kind = _verdict(result.status, counted)
+    kinds = Counter(map(kind_of, result.scenarios))
+    verdict, kind = _verdict(result.status, kinds)
     return rendered(
         "result.html",
         result=result,
@@ -48,9 +48,9 @@ def html_text(result: ResultFile) -> str:
         facts=list(_facts(result)),
         notes=list(_notes(result)),
         outcomes=[
-            {"kind": kind, "icon": icon, "name": label_of(kind), "count": counted[kind]}
+            {"kind": kind, "icon": icon, "name": counted_as(label_of(kind), kinds[kind])}
             for kind, icon in ICONS.items()
-            if counted[kind]
+            if kinds[kind]
         ],
         subjects=[group["subject"] for group in _groups(result)],
         groups=_groups(result),
@@ -68,13 +68,17 @@ def html_text(result: ResultFile) -> str:
     )
 
 
-def _verdict(status: Status, counted: Counter[str]) -> tuple[str, str]:
-    """Return the heading, and the kind whose colour it has: with known issues that of "known"."""
-    known = counted["known"]
-    if status is Status.PASSED and known:
-        issues = "1 known issue" if known == 1 else f"{known} known issues"
-        return f"This kernel keeps its promises, but for {issues}", "known"
-    return _VERDICTS[status]
+def _verdict(status: Status, kinds: Counter[str]) -> tuple[str, str]:
+    """Return the heading, and the kind whose colour it has: with known issues that of "known".
+
+    A pass is said of the scenarios that ran: a few show less than all.
+    """
+    if status is not Status.PASSED:
+        return _VERDICTS[status]
+    heading = f"{counted(kinds.total() - kinds['skipped'], 'scenario')} ran: no difference"
+    if kinds["known"]:
+        return f"{heading}, but for {counted(kinds['known'], 'known issue')}", "known"
+    return heading, "passed"
 
 
 def json_for_script(value: object) -> Markup:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from rich.text import Text
 
 from vmm.host.health import Problem
+from vmm.report.counts import counted_as
 from vmm.scenario import words
 from vmm.scenario.endings import HARNESS
 from vmm.scenario.operations import Scenario
@@ -77,7 +78,7 @@ def counts(found: Mapping[Status, int]) -> Text:
     """Return one line that says how many histories got which verdict."""
     line = Text(words.counted(sum(found.values()), "history", "histories"), style="bold")
     parts = [
-        Text(f"{found[status]} {status.value}", style=STYLES[status])
+        Text(counted_as(status.value, found[status]), style=STYLES[status])
         for status in Status
         if found.get(status)
     ]
@@ -109,7 +110,7 @@ def summary(run: Run, width: int | None) -> list[Text]:
     """Return the last lines of a run of many scenarios: remarks, and the counts."""
     line = Text(words.counted(len(run.checked), "scenario"), style="bold")
     parts = [
-        Text(f"{count} {status.value}", style=STYLES[status])
+        Text(counted_as(status.value, count), style=STYLES[status])
         for status, count in run.counts.items()
         if count
     ]
@@ -169,6 +170,12 @@ def single(checked: Checked, again: str, width: int | None) -> list[Text]:
         left = f"operations {checked.ran} to {count - 1}" if count - 1 > checked.ran else "the last"
         lines += _field("not run", [left], width)
     return lines
+
+
+def rules(checked: Checked, width: int | None) -> list[Text]:
+    """Return the names of the rules that decided at least one event; nothing if none did."""
+    names = checked.verdict.rules
+    return list(_field("rules", [", ".join(names)] if names else [], width))
 
 
 def refused_in(run: Run, width: int | None) -> list[Text]:

@@ -204,7 +204,7 @@ def test_results_come_in_order_whoever_ends_first(kernel: Kernel) -> None:
     assert kernel.ran[0] == "create-two"
     assert result.exit_code == 1
     assert result.stdout.index("create-one") < result.stdout.index("move-up")
-    assert "2 passed, 2 differs" in result.stdout
+    assert "2 passed, 2 differ" in result.stdout
 
 
 def test_a_hang_in_one_lane_leaves_the_other_running(kernel: Kernel) -> None:

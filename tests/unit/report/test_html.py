@@ -96,10 +96,10 @@ def test_the_tree_of_a_kernel_that_has_one_is_drawn(
 
 def test_a_known_issue_is_no_promise_kept() -> None:
     kept = run_of(passed("create-one"))
-    assert "This kernel keeps its promises</p>" in html_text(result_file(kept))
+    assert "1 scenario ran: no difference</p>" in html_text(result_file(kept))
     known = [each for each in EVERY_KIND if each.verdict.status is Status.KNOWN]
     text = html_text(result_file(run_of(passed("create-one"), *known)))
-    assert 'verdict known">This kernel keeps its promises, but for 1 known issue</p>' in text
+    assert 'verdict known">2 scenarios ran: no difference, but for 1 known issue</p>' in text
 
 
 def test_what_the_guest_met_and_the_rule_are_told(browser: Chrome, page: Path) -> None:
