@@ -13,6 +13,7 @@ from vmm.cli.printing import tell
 from vmm.cli.recorded import recorded
 from vmm.cli.replay import ReplayOptions, replayed
 from vmm.cli.writing import temporary_folder
+from vmm.replay.trace import NoMemslotsError
 from vmm.scenario.demand import Limits
 
 _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
@@ -65,4 +66,9 @@ def record(
             if output is not None
             else shlex.join(["vmm", "record", "-o", "FILE", "--", *command])
         )
-        ctx.exit(replayed((trace,), ReplayOptions(judge_only, limits=limits, again=again)))
+        wanted = ReplayOptions(judge_only, limits=limits, again=again)
+        try:
+            ctx.exit(replayed((trace,), wanted))
+        except NoMemslotsError:
+            why = f"{command[0]} made no call on a memslot: is it a VMM, with KVM?"
+            raise Unusable(why) from None

@@ -19,7 +19,7 @@ from vmm.replay.build import Replay, replay_of
 from vmm.replay.judging import Judged, judged
 from vmm.replay.lines import STDIN, name_of
 from vmm.replay.reader import read_trace
-from vmm.replay.trace import Line, Trace, TracedVm, TraceError
+from vmm.replay.trace import Line, NoMemslotsError, Trace, TracedVm, TraceError
 from vmm.report import terminal
 from vmm.report.replay import heading, refusals, remark
 from vmm.scenario import outcomewords
@@ -76,7 +76,11 @@ def replay(
     answered is compared with the model, by line of the trace; then the same calls are made on this
     kernel, and its memslots are looked at after each of them.
     """
-    ctx.exit(replayed(traces, ReplayOptions(judge_only, file, number, require_run, limits)))
+    wanted = ReplayOptions(judge_only, file, number, require_run, limits)
+    try:
+        ctx.exit(replayed(traces, wanted))
+    except NoMemslotsError as error:
+        raise Unusable(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -101,10 +105,15 @@ class ReplayOptions:
 
 
 def replayed(paths: tuple[Path, ...], wanted: ReplayOptions) -> int:
-    """Judge and run the VMs of a trace; return the exit status."""
+    """Judge and run the VMs of a trace; return the exit status.
+
+    Raises NoMemslotsError for a trace without a call on a memslot.
+    """
     file = wanted.file
     try:
         trace = read_trace(*paths)
+    except NoMemslotsError:
+        raise
     except TraceError as error:
         raise Unusable(str(error)) from None
     vms = _chosen(trace, wanted.number, file)

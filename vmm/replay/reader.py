@@ -12,7 +12,7 @@ from vmm.replay.merge import Merged, files_of
 from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
 from vmm.replay.strace import is_of_strace, read_strace
-from vmm.replay.trace import Region, Trace, TraceError, Unread
+from vmm.replay.trace import NoMemslotsError, Region, Trace, TraceError, Unread
 from vmm.scenario.endings import HOST_SHORT
 from vmm.scenario.reading import EMPTY
 
@@ -43,7 +43,9 @@ def _of_one_file(path: Path) -> Trace:
         try:
             trace = read_lines(lines, name_of(path))
         except TraceError as error:
-            raise TraceError(f"{error}; {lines.cut}" if lines.cut else str(error)) from None
+            if not lines.cut:
+                raise
+            raise TraceError(f"{error}; {lines.cut}") from None
         except OSError as error:
             raise _damaged(name_of(path), error) from None
     if lines.cut:
@@ -117,7 +119,7 @@ def _require_calls(trace: Trace) -> None:
             f"of {len(unread)}: {call.line.text}"
         )
     lines = f"{trace.lines} line{'s' * (trace.lines != 1)} of {trace.tool}"
-    raise TraceError(
+    raise NoMemslotsError(
         f"{trace.name}: {lines}, and no call on a memslot: trace with `strace -f -e trace=ioctl`, "
         "or `vmm record`"
     )

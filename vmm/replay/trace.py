@@ -161,3 +161,7 @@ class Trace(msgspec.Struct):
 
 class TraceError(ValueError):
     """A trace that cannot be used; the text is one line with file and place."""
+
+
+class NoMemslotsError(TraceError):
+    """A whole trace without a call on a memslot."""

@@ -78,6 +78,15 @@ def test_a_missing_command_and_one_of_which_nothing_is_recorded(
     assert "strace recorded nothing" in empty.output
 
 
+def test_a_command_that_makes_no_call_on_a_memslot_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strace(tmp_path, monkeypatch, KVM)
+    result = vmm("record", "true")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("vmm: true made no call on a memslot: is it a VMM, with KVM?\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_what_ends_a_run_ends_the_command_and_what_it_did_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
