@@ -45,10 +45,11 @@ def _features(features: Features) -> Iterator[Text]:
     yield _line("slots", f"{features.nr_memslots} in {features.address_spaces} address space(s)")
     last_page = features.last_gfn * PAGE_SIZE_BYTES
     yield _line("last gfn", f"{features.last_gfn:#x} (gpa {last_page:#x})")
-    for need, name in NEEDS.items():
-        if not features.missing((need,)):
-            continue
-        yield _line("lacks", f"{name}: scenarios that need it are skipped")
+    lacking = [name for need, name in NEEDS.items() if features.missing((need,))]
+    if lacking:
+        yield _line("lacks", "these, and scenarios that need one of them are skipped:")
+    for name in lacking:
+        yield _line("", name)
 
 
 def _line(label: str, text: str) -> Text:
