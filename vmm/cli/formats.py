@@ -123,7 +123,9 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
         metavar="FILE",
         help="Write the whole result as a page.",
     )
-    @click.option("-v", "--verbose", is_flag=True, help="Show every scenario.")
+    @click.option(
+        "-v", "--verbose", is_flag=True, help="Show every scenario; `run` and `judge`: its rules."
+    )
     @click.option("-q", "--quiet", is_flag=True, help="A line for each fault, and the counts.")
     @wraps(command)
     def reported(

@@ -125,7 +125,7 @@ class Judge:
         if cause:
             self._causes[cause] += 1
             if self._causes[cause] == many:
-                enough = f"--max-differences {many} asks for no more"
+                enough = f"--max-differences {many} is reached"
                 self._early.because(
                     f"{counted(many, 'scenario')} with one cause ({cause}): {enough}"
                 )

@@ -63,13 +63,18 @@ def text_report(show: Print, width: int | None, detail: Detail = Detail.USUAL) -
 
 
 def single_report(show: Print, width: int | None, detail: Detail = Detail.USUAL) -> Reporter:
-    """Return a reporter that shows every result in turn, passes included."""
+    """Return a reporter that shows every result in turn, passes included.
+
+    VERBOSE names the rules that a result was judged by.
+    """
 
     def done(checked: Checked) -> None:
         if detail is Detail.QUIET:
             show(terminal.headline(checked, width))
-        else:
-            show(terminal.single(checked, check_again(checked), width))
+            return
+        show(terminal.single(checked, check_again(checked), width))
+        if detail is Detail.VERBOSE:
+            show(terminal.rules(checked, width))
 
     def end(run: Run) -> None:
         if len(run.checked) > 1:

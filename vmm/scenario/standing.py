@@ -1,4 +1,4 @@
-"""Which slots may exist at a point of a scenario, as far as its operations alone tell."""
+"""Which slots may be in the way of a `Churn`, as far as a scenario's operations alone tell."""
 
 from vmm.scenario.operations import (
     CHURN_GFNS,

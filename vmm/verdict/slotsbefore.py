@@ -1,4 +1,4 @@
-"""Which slots exist before an operation, derived from a scenario's operations alone."""
+"""The slots before each operation of a scenario, assuming that no limit of a kernel refuses one."""
 
 from collections import defaultdict
 from collections.abc import Iterator

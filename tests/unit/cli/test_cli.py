@@ -437,7 +437,7 @@ def test_many_that_differ_by_one_cause_are_enough(kernel: Kernel, tmp_path: Path
     assert result.stdout.count("DIFFERS") == 1
     assert "  so do     1 scenario: create-two\n" in result.stdout
     cause = "1 scenario with one cause (SetUserMemoryRegion create)"
-    why = f"{cause}: --max-differences 1 asks for no more"
+    why = f"{cause}: --max-differences 1 is reached"
     assert f"2 scenarios did not run ({why}): move-up, huge\n" in result.stdout
     assert result_of(file)["early"] == why
 
@@ -451,7 +451,7 @@ def test_a_host_that_fails_many_for_one_reason_is_enough(
     file = tmp_path / "result.json"
     assert vmm("check", "--max-differences", "2", "--json", file).exit_code == 3
     cause = f"2 scenarios with one cause ({reason.partition('(')[0]})"
-    why = f"{cause}: --max-differences 2 asks for no more"
+    why = f"{cause}: --max-differences 2 is reached"
     assert result_of(file)["early"] == why
     assert result_of(file)["not_run"] == ["huge"]
 
