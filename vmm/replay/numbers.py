@@ -5,8 +5,10 @@ import re
 from kvm_abi.uapi import Cap, Ioctl, MemFlag
 
 _KVM_TYPE = 0xAE
-_REQUESTS = {int(request) & 0xFF: f"KVM_{request.name}" for request in Ioctl}
-_IOC = re.compile(r"_IOC\([A-Z_|0-9 ]+,\s*(0x[0-9a-f]+),\s*(0x[0-9a-f]+),\s*(?:0x)?[0-9a-f]+\)")
+_DIRECTION_AND_NUMBER = 0xC000_00FF
+_REQUESTS = {int(request) & _DIRECTION_AND_NUMBER: f"KVM_{request.name}" for request in Ioctl}
+_IOC = re.compile(r"_IOC\(([A-Z_|0-9 ]+),\s*(0x[0-9a-f]+),\s*(0x[0-9a-f]+),\s*(?:0x)?[0-9a-f]+\)")
+_DIRECTIONS = {"_IOC_NONE": 0, "_IOC_WRITE": 1, "_IOC_READ": 2}
 _NAME = re.compile(r"\bKVM_[A-Z0-9_]+\b")
 _NUMBER = re.compile(r"\s*(0x[0-9a-f]+|\d+)\b")
 
@@ -87,15 +89,18 @@ def request_in(text: str) -> str:
     ioc = _IOC.search(head)
     number = _NUMBER.match(head)
     if ioc is not None:
-        return _named(int(ioc[1], 16), int(ioc[2], 16))
+        return _named(bits_in(ioc[1], _DIRECTIONS) << 30 | int(ioc[2], 16) << 8 | int(ioc[3], 16))
     if number is not None:
-        value = literal(number[1])
-        return _named(value >> 8 & 0xFF, value & 0xFF)
+        return _named(literal(number[1]))
     return name[0] if name is not None else ""
 
 
-def _named(kind: int, number: int) -> str:
-    return _REQUESTS.get(number, f"KVM request {number:#x}") if kind == _KVM_TYPE else ""
+def _named(request: int) -> str:
+    """Return the name of a request: KVM_ENABLE_CAP and KVM_GET_TSC_KHZ have the same number."""
+    if request >> 8 & 0xFF != _KVM_TYPE:
+        return ""
+    known = _REQUESTS.get(request & _DIRECTION_AND_NUMBER)
+    return known or f"KVM request {request & 0xFF:#x}"
 
 
 def bits_in(text: str, names: dict[str, int]) -> int:

@@ -65,6 +65,13 @@ def test_every_name_of_a_request(name: str, flags: str) -> None:
     assert read(region(1, flags=flags, name=name)) == (1, 2, 0x10000, 0x2000, HVA, 0, False)
 
 
+@pytest.mark.parametrize("name", ["0xaea3", "_IOC(_IOC_NONE, 0xae, 0xa3, 0)", "KVM_GET_TSC_KHZ"])
+def test_a_request_with_the_number_of_another_is_not_that_one(name: str) -> None:
+    trace = trace_of(KVM, region(), f"7 ioctl(8, {name}, 0) = 2500000")
+    assert trace.passed_over == {}
+    assert not trace.vms[0].enables_unseen
+
+
 def test_the_second_form_with_its_guest_memfd() -> None:
     line = region(name="KVM_SET_USER_MEMORY_REGION2", flags="KVM_MEM_GUEST_MEMFD").replace(
         "}", ", guest_memfd_offset=0x1000, guest_memfd=11}"
