@@ -229,6 +229,8 @@ class _Judging:
             return "the VM is older than the trace: which slots it had is not known"
         if self._replay.vm.unordered:
             return _UNORDERED
+        if self._replay.vm.is_guessed:
+            return "which VM some calls are on is not in the trace"
         if len(self._order.rivals(self._steps, index)) > 1:
             return "calls that were under way at the same time: their order is not known"
         op = step.asked

@@ -15,7 +15,7 @@ from vmm.replay.lines import shown
 from vmm.replay.numbers import literal
 from vmm.replay.ranges import Ranges
 from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, Unread
-from vmm.scenario.operations import READONLY
+from vmm.scenario.operations import GUEST_MEMFD, READONLY
 
 MAX_THREADS = 1 << 16
 EVENT = "kvm_set_user_memory"
@@ -71,19 +71,19 @@ def read_qemu(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
 
 
 class _Machine:
-    """One VM of a trace, with the flags of its slots."""
+    """One VM of a trace, with its slots."""
 
     def __init__(self, vm: TracedVm) -> None:
         self.vm = vm
-        self.flags: dict[int, int] = {}
-        """The flags of the existing slots, by slot number."""
+        self.slots: dict[int, Region] = {}
+        """The last successful calls on the existing slots, by slot number."""
 
     def note(self, region: Region) -> None:
         """Note the effect of a successful call."""
         if region.memory_size:
-            self.flags[region.slot] = region.flags
+            self.slots[region.slot] = region
         else:
-            self.flags.pop(region.slot, None)
+            self.slots.pop(region.slot, None)
 
 
 class _Reader:
@@ -122,9 +122,11 @@ class _Reader:
             return self._of_process(process[1], line)
         if thread is None:
             logged = _LOGGED.search(head)
-            if logged is None and self._threads:  # What stood before the event is damaged.
+            if logged is not None:
+                return self._of_process(f"[{logged[1]}]", line)
+            if self._threads or len(self._machines) > 1 or self._is_of_another(region):
                 return self._of_new_thread(line, region)
-            return self._of_process(f"[{logged[1]}]" if logged is not None else "", line)
+            return self._of_process("", line)
         if thread[1] not in self._threads:
             machine = self._of_new_thread(line, region)
             if len(self._threads) >= MAX_THREADS:
@@ -142,29 +144,61 @@ class _Reader:
                 self._trace.vms.append(machine.vm)
         return machine
 
+    def _is_of_another(self, region: Region | None) -> bool:
+        """Whether a log without threads has a call that only another QEMU can have made.
+
+        The first call for a new VM creates slot 0, with memory that no VM knows.
+        """
+        if "" not in self._machines or region is None or region.errno:
+            return False
+        before = self._machines[""].slots.get(0)
+        begins = region.slot == 0 and region.memory_size and before is not None
+        if not begins or self._knower(region) is not None:
+            return False
+        self._trace.notes.append(
+            f"line {region.line.number}: slot 0 exists, and is made of other memory: taken for "
+            "another QEMU's (-msg timestamp=on tells them apart)"
+        )
+        return True
+
     def _of_new_thread(self, line: Line, region: Region | None) -> _Machine:
         """Return the VM of a new thread: the one that knows the memory of its first call.
 
-        The first call for a new VM creates slot 0, with memory that no VM knows.
+        If none does, it is a new VM, or the one whose memory is the nearest.
         """
         known = next(reversed(self._machines.values()), None)
         if region is None:
             return known or self._of_process("VM 0", line)
-        address = region.userspace_addr
-        for _, _, machine in self._memory.within(address, address + 1):
-            return machine
+        knower = self._knower(region)
+        if knower is not None:
+            return knower
         begins = region.slot == 0 and region.memory_size
         if known is not None and not begins:
-            return known
+            if len(self._machines) == 1:
+                return known
+            for each in self._machines.values():
+                each.vm.is_guessed = True
+            return self._memory.nearest(region.userspace_addr) or known
         return self._of_process(f"VM {len(self._machines)}", line)
+
+    def _knower(self, region: Region) -> _Machine | None:
+        """Return the VM that has had memory at a call's address."""
+        address = region.userspace_addr
+        return next((each for _, _, each in self._memory.within(address, address + 1)), None)
 
 
 def _deletes_before(machine: _Machine, region: Region) -> bool:
-    """Whether QEMU has deleted the slot without tracing it: it does if READONLY changes."""
-    before = machine.flags.get(region.slot)
+    """Whether QEMU has deleted the slot without tracing it: it does if only READONLY changes."""
+    before = machine.slots.get(region.slot)
     return (
-        before is not None and bool(region.memory_size) and bool((before ^ region.flags) & READONLY)
+        before is not None
+        and _place_of(before) == _place_of(region)
+        and bool((before.flags ^ region.flags) & READONLY)
     )
+
+
+def _place_of(region: Region) -> tuple[int, int, int]:
+    return region.guest_phys_addr, region.memory_size, region.userspace_addr
 
 
 def _region(line: Line, fields: dict[str, int]) -> Region:
@@ -182,7 +216,7 @@ def _region(line: Line, fields: dict[str, int]) -> Region:
         fields["size"],
         fields["ua"],
         max(0, -returned),
-        bool(flags & 4),
+        bool(flags & GUEST_MEMFD) and "guest_memfd" in fields,
         memfd,
         fields.get("guest_memfd_offset", 0),
         returned=max(0, returned),

@@ -45,6 +45,13 @@ class Ranges(Generic[_V]):
         for index in range(first, last):
             yield max(start, self._starts[index]), min(end, self._ends[index]), self._values[index]
 
+    def nearest(self, address: int) -> _V | None:
+        """Return the value of the range that is the nearest to an address; None without ranges."""
+        at = bisect_right(self._starts, address)
+        near = [(address - self._ends[each], each) for each in range(max(0, at - 1), at)]
+        near += [(start - address, at) for start in self._starts[at : at + 1]]
+        return self._values[min(near)[1]] if near else None
+
     def __iter__(self) -> Iterator[tuple[int, int, _V]]:
         yield from zip(self._starts, self._ends, self._values, strict=True)
 

@@ -117,7 +117,7 @@ class TracedVm(msgspec.Struct):
     ``left_out`` counts the calls beyond MAX_CALLS. ``enables_unseen`` says that it enables
     capabilities of which the trace does not say which they are, ``unordered`` that the calls of
     its threads follow each other thread by thread, ``closes_seen`` that the trace has calls that
-    close descriptors.
+    close descriptors, ``is_guessed`` that some calls may be another VM's.
     """
 
     name: str
@@ -131,6 +131,7 @@ class TracedVm(msgspec.Struct):
     enables_unseen: bool = False
     unordered: bool = False
     closes_seen: bool = False
+    is_guessed: bool = False
 
     def add(self, call: Call) -> None:
         """Keep a call, unless there are too many of them."""

@@ -1,9 +1,14 @@
 """What is understood of QEMU's own trace, over its versions."""
 
+import re
+
 import pytest
 
 from tests.traced import trace_of
+from vmm.replay.build import replay_of
+from vmm.replay.judging import judged
 from vmm.replay.trace import Region, Unread
+from vmm.verdict.judge import Status
 
 _OLD = (
     "kvm_set_user_memory Slot#{slot} flags=0x2 gpa=0xfffc0000 size=0x40000 "
@@ -170,3 +175,60 @@ def test_the_log_of_libvirt_has_no_event_but_qemu_s() -> None:
     )
     (vm,) = trace_of(*log).vms
     assert [isinstance(call, Region) for call in vm.calls] == [True]
+
+
+def test_two_qemus_in_a_log_without_threads_are_told_apart_by_their_memory() -> None:
+    def line(slot: int, hva: int, size: int = 0x1000) -> str:
+        return timed(1, slot, hva, size).partition(":")[2]
+
+    one, two = 0x7FB100000000, 0x7F0300000000
+    first = [line(0, one), line(1, one + 0x10000)]
+    second = [line(0, two), line(1, two + 0x10000)]
+    late = [line(2, one + 0x20000), line(2, two + 0x30000), line(0, two, 0), line(0, one, 0)]
+    trace = trace_of(*first, *second, *late)
+    assert [[call.line.number for call in vm.calls] for vm in trace.vms] == [
+        [1, 2, 5, 8],
+        [3, 4, 6, 7],
+    ]
+    assert trace.notes == [
+        "line 3: slot 0 exists, and is made of other memory: taken for another QEMU's "
+        "(-msg timestamp=on tells them apart)"
+    ]
+
+
+def test_what_may_be_of_another_vm_is_no_difference() -> None:
+    def line(slot: int, hva: int, size: int = 0x1000) -> str:
+        return timed(1, slot, hva, size).partition(":")[2]
+
+    one, two = 0x7FB100000000, 0x7F0300000000
+    trace = trace_of(line(0, one), line(0, two), line(1, two - 0x10000), line(1, two, 0))
+    found = [judged(replay_of(trace, vm)) for vm in trace.vms]
+    assert [each.verdict.status for each in found] == [Status.PASSED, Status.PASSED]
+    trace = trace_of(line(0, one), line(0, two), line(1, two - 0x10000), line(2, two, 0))
+    found = [judged(replay_of(trace, vm)) for vm in trace.vms]
+    assert [each.verdict.status for each in found] == [Status.PASSED, Status.INCONCLUSIVE]
+    assert found[1].verdict.reason == "which VM some calls are on is not in the trace"
+
+
+def test_a_slot_that_was_deleted_is_made_of_other_memory_by_the_same_qemu() -> None:
+    lines = [timed(1, 0, hva, size) for hva, size in ((0x7000, 0x1000), (0x7000, 0), (0x9000, 1))]
+    assert len(trace_of(*(each.partition(":")[2] for each in lines)).vms) == 1
+
+
+@pytest.mark.parametrize("altered", ["gpa=0xfffd0000", "size=0x20000", "ua=0x7f0000001000"])
+def test_qemu_deletes_untold_only_where_nothing_but_flags_changes(altered: str) -> None:
+    line = _OLD.format(slot=1, ret=0)
+    name = altered.partition("=")[0]
+    other = re.sub(rf"\b{name}=\w+", altered, line.replace("flags=0x2", "flags=0x0"))
+    trace = trace_of(line, other)
+    assert len(trace.vms[0].calls) == 2
+    (difference,) = [judged(replay_of(trace, vm)).verdict.difference for vm in trace.vms]
+    assert difference is not None
+    assert [each.rule for each in difference.expected] == ["immutable"]
+
+
+def test_an_old_qemu_knows_no_guest_memfd() -> None:
+    line = _OLD.format(slot=1, ret=0).replace("flags=0x2", "flags=0x4")
+    trace = trace_of(line)
+    found = judged(replay_of(trace, trace.vms[0]))
+    assert found.verdict.status is Status.DIFFERS
