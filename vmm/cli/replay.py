@@ -28,6 +28,7 @@ from vmm.scenario.demand import USUAL, Limits, check_demand
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status, Verdict
+from vmm.verdict.known_issues import weighed
 from vmm.verdict.result import Checked
 
 _WORST = (
@@ -35,6 +36,7 @@ _WORST = (
     Status.INTERNAL_ERROR,
     Status.INCONCLUSIVE,
     Status.SKIPPED,
+    Status.KNOWN,
     Status.PASSED,
 )
 
@@ -129,7 +131,7 @@ def replayed(paths: tuple[Path, ...], wanted: ReplayOptions) -> int:
     print_lines(to, _about(trace))
     for made in replays:
         found = judged(made)
-        statuses.append(found.verdict.status)
+        statuses.append(weighed(found.verdict, found.history)[0].status)
         again = wanted.command(made.vm, trace.name, "--judge-only")
         print_lines(to, _vm_lines(trace, made, found, again, width_of(to)))
     if host is not None:
@@ -185,9 +187,10 @@ def _vm_lines(
         yield remark("note", note)
     if found.assumed:
         yield remark("assumed", f"of the trace's kernel: {', '.join(found.assumed)}")
-    verdict = msgspec.structs.replace(found.verdict, scenario="as traced")
+    verdict, issue = weighed(found.verdict, found.history)
+    named = msgspec.structs.replace(verdict, scenario="as traced")
     count = len(found.scenario.operations)
-    yield from terminal.single(Checked(found.scenario, verdict, count), again, width)
+    yield from terminal.single(Checked(found.scenario, named, count, issue=issue), again, width)
     yield from _trace_line(trace.name, found.line)
 
 

@@ -12,12 +12,12 @@ import msgspec
 
 from kvm_abi.uapi import Cap, MemoryAttribute
 from vmm.replay.build import NO_MEMORY, Replay
-from vmm.replay.memfds import CLOSED, is_known, is_private
+from vmm.replay.memfds import is_known, is_private
 from vmm.replay.order import MOST_AT_ONCE, Order, is_possible
 from vmm.replay.steps import Step
 from vmm.replay.trace import OTHER_FILE, Line, Region, Unread
 from vmm.scenario.features import Features
-from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Event, Header, Refused
+from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Event, Header, History, Refused
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
@@ -52,11 +52,13 @@ class Judged(msgspec.Struct, frozen=True):
     """The verdict on a trace; ``line`` is where it differs or ends, if it does.
 
     ``scenario`` holds the calls that were judged, with the addresses of the trace. ``assumed``
-    says what was assumed about the trace's kernel.
+    says what was assumed about the trace's kernel. ``history`` is what was judged up to a
+    difference; it has no events without one.
     """
 
     scenario: Scenario
     verdict: Verdict
+    history: History
     line: Line | None = None
     assumed: tuple[str, ...] = ()
 
@@ -127,7 +129,7 @@ class _Judging:
             mappings=tuple(each for each in replay.scenario.mappings if each.name == OTHER_FILE),
             vm_type=1 if is_private(replay.vm) else 0,
         )
-        self._features = _told(replay.vm.capabilities, has_memfds=_has_memfds(self._steps))
+        self._features = _told(replay.vm.capabilities, self._steps)
         self._assumptions = (*_ASSUMPTIONS, *_accepted(self._steps))
         self._order = Order(self._steps)
         self._assumed: list[str] = []
@@ -138,18 +140,26 @@ class _Judging:
         verdict, index = self._run(self._steps, self._features)
         while verdict.difference is not None and (self._reordered(index) or self._explained(index)):
             verdict, index = self._run(self._steps, self._features)
-        assumed = tuple(self._assumed)
         if verdict.difference is None:
-            return self._complete(verdict, assumed)
+            return self._complete(verdict)
         step = self._steps[index]
         doubt = self._doubt(step, index, verdict.difference)
         if doubt:
             verdict = msgspec.structs.replace(
                 verdict, status=Status.INCONCLUSIVE, reason=doubt, difference=None
             )
-        return Judged(self._scenario, verdict, step.line, assumed)
+        return self._found(verdict, step.line, self._steps[: index + 1])
 
-    def _complete(self, verdict: Verdict, assumed: tuple[str, ...]) -> Judged:
+    def _found(self, verdict: Verdict, line: Line | None, until: Sequence[Step] = ()) -> Judged:
+        events = tuple(
+            Event(index, step.asked, step.outcome)
+            for index, step in enumerate(until)
+            if step.asked is not None and step.outcome is not None
+        )
+        history = History(Header(self._scenario, self._features), events, None)
+        return Judged(self._scenario, verdict, history, line, tuple(self._assumed))
+
+    def _complete(self, verdict: Verdict) -> Judged:
         """Return the verdict if nothing differs: not a pass if something was not judged."""
         reason, line = "", None
         if self._end is not None:
@@ -179,7 +189,7 @@ class _Judging:
             reason = f"{self._replay.vm.left_out} more calls are beyond what is kept"
         if reason and verdict.status is Status.PASSED:
             verdict = msgspec.structs.replace(verdict, status=Status.INCONCLUSIVE, reason=reason)
-        return Judged(self._scenario, verdict, line, assumed)
+        return self._found(verdict, line)
 
     def _run(self, steps: Sequence[Step], features: Features) -> tuple[Verdict, int]:
         """Judge steps in order; return the verdict, and how many agreed with the model."""
@@ -244,13 +254,16 @@ class _Judging:
                 begin < page + PAGE_SIZE_BYTES and page < end for page in _OWN_PAGES
             ):
                 return "the kernel may have a slot of its own there"
-            if op.flags & GUEST_MEMFD and not all(map(_is_of_the_slot, difference.expected)):
-                return self._doubt_of_memfd(op, step)
+        if (
+            isinstance(op, SetUserMemoryRegion2)
+            and op.flags & GUEST_MEMFD
+            and not all(map(_is_of_the_slot, difference.expected))
+        ):
+            return self._doubt_of_memfd(str(op.guest_memfd), step)
         return ""
 
-    def _doubt_of_memfd(self, op: SetUserMemoryRegion, step: Step) -> str:
+    def _doubt_of_memfd(self, name: str, step: Step) -> str:
         """Return why the descriptor of a slot may be of another file than the trace says."""
-        name = str(op.guest_memfd) if isinstance(op, SetUserMemoryRegion2) else CLOSED
         if not is_known(name):
             return "what became of the guest_memfd is not in the trace"
         is_of_the_file = step.outcome in (Refused(errno.EBADF), Refused(errno.EINVAL))
@@ -275,9 +288,9 @@ def _event(index: int, step: Step, judgement: Judgement) -> Event:
     return Event(index, step.asked, outcome)
 
 
-def _has_memfds(steps: Sequence[Step]) -> bool:
-    """Whether a kernel made a guest_memfd, so that it can."""
-    return any(isinstance(each.asked, CreateGuestMemfd) for each in steps if _is_done(each))
+def _has_done(steps: Sequence[Step], kind: type[AnyOperation]) -> bool:
+    """Whether a kernel has carried out a call of some kind, so that it can."""
+    return any(isinstance(each.asked, kind) for each in steps if _is_done(each))
 
 
 def _is_done(step: Step) -> bool:
@@ -328,9 +341,11 @@ def _guessed(replay: Replay) -> Line | None:
     return next((each.line for each in calls if isinstance(each, Region) and each.is_guessed), None)
 
 
-def _told(capabilities: dict[int, int], *, has_memfds: bool) -> Features:
+def _told(capabilities: dict[int, int], steps: Sequence[Step]) -> Features:
     """Return the features that a trace tells, and defaults for the rest."""
     usual = Features()
+    has_second = _has_done(steps, SetUserMemoryRegion2)
+    has_memfds = _has_done(steps, CreateGuestMemfd)
 
     def answer(cap: Cap, otherwise: int) -> int:
         return capabilities.get(int(cap), otherwise)
@@ -341,7 +356,7 @@ def _told(capabilities: dict[int, int], *, has_memfds: bool) -> Features:
         nr_memslots=_within(answer(Cap.NR_MEMSLOTS, usual.nr_memslots) or 32, _MOST_IDS),
         address_spaces=_within(answer(Cap.MULTI_ADDRESS_SPACE, 1), _MOST_SPACES),
         readonly_mem=bool(answer(Cap.READONLY_MEM, 1)),
-        user_memory2=bool(answer(Cap.USER_MEMORY2, 0)),
+        user_memory2=bool(answer(Cap.USER_MEMORY2, int(has_second))),
         guest_memfd=bool(answer(Cap.GUEST_MEMFD, int(has_memfds))),
         guest_memfd_flags=answer(Cap.GUEST_MEMFD_FLAGS, 0),
         memory_attributes=answer(Cap.MEMORY_ATTRIBUTES, 0),

@@ -100,6 +100,19 @@ def test_a_difference_is_named_by_the_line_of_the_trace(tmp_path: Path) -> None:
     assert "refused   line 101: KVM_SET_USER_MEMORY_REGION(slot=3" in result.output
 
 
+@pytest.mark.usefixtures("no_host")
+def test_a_bug_that_is_known_is_named_so(tmp_path: Path) -> None:
+    slot = region(name="KVM_SET_USER_MEMORY_REGION2", flags="KVM_MEM_GUEST_MEMFD").replace(
+        "}", ", guest_memfd_offset=0x7ffffffffffff000, guest_memfd=9}"
+    )
+    made = "7 ioctl(8, KVM_CREATE_GUEST_MEMFD, {size=16384, flags=0x0}) = 9"
+    trace = write(tmp_path, KVM, made, slot, "7 close(30) = 0")
+    result = vmm("replay", "--judge-only", str(trace))
+    assert result.exit_code == 0
+    assert "KNOWN        as traced: gmem-bind-signed-overflow" in result.output
+    assert f"trace     {trace}:3: " in result.output
+
+
 def test_the_calls_are_made_here_too(kernel: Kernel) -> None:
     result = vmm("replay", str(Q35))
     assert result.exit_code == 0

@@ -184,3 +184,16 @@ def test_a_confidential_vm_is_replayed_by_one_that_this_host_may_have() -> None:
     assert replayed.notes == ("the VM is one of type KVM_X86_SW_PROTECTED_VM here",)
     assert judged(replayed).verdict.status is Status.PASSED
     assert replay_in(SNP_VM, region()).scenario.vm_type == 0
+
+
+def test_the_first_form_takes_no_guest_memfd_whatever_the_file_is() -> None:
+    found = judged(replay_in(KVM, region(0, flags="KVM_MEM_GUEST_MEMFD")))
+    assert found.verdict.difference is not None
+    assert [each.rule for each in found.verdict.difference.expected] == ["first-form-flags"]
+
+
+def test_a_second_form_that_was_carried_out_says_that_the_kernel_has_it() -> None:
+    found = judged(replay_in(KVM, made(), bound(offset=0x7FFF_FFFF_FFFF_F000), CLOSED))
+    assert found.verdict.difference is not None
+    assert [each.rule for each in found.verdict.difference.expected] == ["guest-memfd-end"]
+    assert [each.outcome for each in found.verdict.difference.expected] == ["EINVAL"]
