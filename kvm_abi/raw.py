@@ -89,6 +89,20 @@ others look for signals in their loops. All other requests wait so that only a f
 them, which no caller lives to see.
 """
 
+_WITHOUT_ARGUMENT = frozenset(
+    {
+        Ioctl.GET_API_VERSION,
+        Ioctl.GET_VCPU_MMAP_SIZE,
+        Ioctl.CREATE_IRQCHIP,
+        Ioctl.RESET_DIRTY_RINGS,
+        Ioctl.GET_STATS_FD,
+        Ioctl.RUN,
+        Ioctl.KVMCLOCK_CTRL,
+        Ioctl.SMI,
+    }
+)
+"""The requests whose argument says nothing: it has to be 0, or is not looked at."""
+
 _FILTERED = frozenset((errno.EPERM, errno.EACCES, errno.ENOSYS))
 """What a filter of system calls answers in the kernel's place."""
 
@@ -143,7 +157,8 @@ class KvmError(OSError):
         if self.request is Ioctl.CHECK_EXTENSION and self._argument in _CAPABILITIES:
             return f"KVM_CAP_{_CAPABILITIES[self._argument]}"
         if isinstance(self._argument, int):
-            return hex(self._argument) if self._argument else ""
+            says_nothing = not self._argument and self.request in _WITHOUT_ARGUMENT
+            return "" if says_nothing else _number(self._argument)
         copy = _new(f"{self._ctype.item.cname} *")
         _buffer(copy)[:] = self._argument
         return _fields(copy[0], self._ctype.item)
@@ -152,6 +167,10 @@ class KvmError(OSError):
         number = self.errno or 0
         name = errno.errorcode.get(number, str(number))
         return f"{self.call}({self.arguments}): {name} {os.strerror(number)}"
+
+
+def _number(value: int) -> str:
+    return hex(value) if value else "0"
 
 
 class WrongAnswerError(RuntimeError):

@@ -126,7 +126,7 @@ WRONG = [
     ("KVM_GET_API_VERSION:errno=22", "KVM_GET_API_VERSION(): EINVAL", 3),
     ("KVM_GET_API_VERSION:answer=13", "KVM_GET_API_VERSION() answers 13, and not 12", 3),
     ("KVM_CHECK_EXTENSION:errno=22", "KVM_CHECK_EXTENSION(KVM_CAP_USER_MEMORY): EINVAL", 3),
-    ("KVM_CREATE_VM:errno=12", "KVM_CREATE_VM(): ENOMEM", 3),
+    ("KVM_CREATE_VM:errno=12", "KVM_CREATE_VM(0): ENOMEM", 3),
     ("KVM_SET_REGS:errno=4:times=1", "rflags=0x2): EINTR", 2),
     ("KVM_RUN:direction=2", "KVM_RUN(): an exit with mmio.is_write=2", 2),
     ("CLOSE:errno=5", "close(a VM): EIO", 3),
@@ -201,7 +201,7 @@ def test_a_cpu_that_another_hypervisor_holds_is_a_skip(tmp_path: Path) -> None:
     printed = project(folder, **busy)
     assert "3 skipped" in printed
     assert "needs KVM: [Errno 19] KVM_CREATE_VM: EBUSY; another hypervisor holds" in printed
-    assert "needs KVM: KVM_CREATE_VM(): EBUSY" in printed
+    assert "needs KVM: KVM_CREATE_VM(0): EBUSY" in printed
     required = project(folder, **{**busy, "VMM_REQUIRE_KVM": "1"})
     assert required.endswith("status 1")
     assert "skipped" not in required

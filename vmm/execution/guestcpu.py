@@ -28,6 +28,7 @@ from vmm.execution.instructions import (
 )
 from vmm.execution.processes import check_processes
 from vmm.kvm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
+from vmm.kvm.exitwords import fields_in_words
 from vmm.kvm.registers import Registers, check_values
 from vmm.kvm.vcpu import Vcpu
 from vmm.scenario import history
@@ -443,4 +444,4 @@ def _errno_name(error: OSError) -> str:
 
 def _stopped(leaving: VcpuExit) -> Stopped:
     """Return the outcome for an exit that ends an access, named in lower case with dashes."""
-    return Stopped(leaving.name, repr(leaving))
+    return Stopped(leaving.name, fields_in_words(leaving))

@@ -20,6 +20,7 @@ from vmm.execution.leftovers import Leftovers
 from vmm.execution.processes import check_processes
 from vmm.host.child import fork
 from vmm.kvm.closing import Closing
+from vmm.kvm.exitwords import in_words
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.scenario.endings import is_short
@@ -188,7 +189,7 @@ class _Life(Closing):
     def run(self) -> None:
         """Run the guest until a signal interrupts it."""
         try:
-            self.end = repr(self.vcpu.run())
+            self.end = in_words(self.vcpu.run())
         except KvmError as error:
             try:
                 check_processes(error, self.vcpu.run)

@@ -10,6 +10,7 @@ import pytest
 from kvm_abi.raw import KvmError, WrongAnswerError
 from vmm.execution.probe import emulation, reach
 from vmm.kvm.exits import InternalError
+from vmm.kvm.exitwords import fields_in_words
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
 from vmm.scenario.history import AnyOutcome, Mmio, Stopped, Touched
@@ -131,7 +132,7 @@ def test_a_guest_that_reaches_nothing_beyond_4_gib_is_a_wrong_answer(
 
 def emulation_failed(instruction: bytes, suberror: int = 1) -> Stopped:
     error = InternalError(suberror, (1, 2), instruction)
-    return Stopped(error.name, repr(error))
+    return Stopped(error.name, fields_in_words(error))
 
 
 @pytest.mark.parametrize(

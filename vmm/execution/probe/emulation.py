@@ -22,8 +22,8 @@ from vmm.scenario.operations import (
 _PARAMETER = Path("/sys/module/kvm/parameters/force_emulation_prefix")
 _GPA = 0x10_0000
 _PREFIX = re.compile(
-    rf"InternalError\(suberror={uapi.InternalError.EMULATION:d}, .*"
-    rf"instruction=b'({re.escape(repr(FORCE)[2:-1])}.*)?'\)"
+    rf"suberror={uapi.InternalError.EMULATION:#x} \(EMULATION\)(, data=[^,]*)?"
+    rf"(, instruction={FORCE.hex()}.*)?"
 )
 
 

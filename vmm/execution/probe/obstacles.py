@@ -16,7 +16,7 @@ class Obstacle(NamedTuple):
     remedy: str
 
 
-_TAKEN = SetUpRefused(f"KVM_{TAKEN[0].name}", errno=TAKEN[1])
+_TAKEN = SetUpRefused(f"KVM_{TAKEN[0].name}", "0", TAKEN[1])
 
 
 def obstacle(found: Probed | Trouble) -> Obstacle | None:

@@ -2,17 +2,17 @@
 
 import errno
 
-from kvm_abi.raw import KvmError, WrongAnswerError
+from kvm_abi.raw import MOST_INTERRUPTIONS, KvmError, WrongAnswerError
 from kvm_abi.uapi import Cap
 from vmm.execution.processes import check_processes
 from vmm.kvm.exits import Hlt, VcpuExit
+from vmm.kvm.exitwords import in_words
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
 from vmm.scenario.operations import PAGE_SIZE_BYTES
 
 _HLT = b"\xf4"
-_MOST_INTERRUPTIONS = 100
 
 
 def check_stops(kvm: Kvm) -> None:
@@ -34,13 +34,13 @@ def check_stops(kvm: Kvm) -> None:
             check_processes(error, vcpu.run)
             raise
     if stop != Hlt():
-        raise WrongAnswerError("KVM_RUN", f"{stop}; the guest executes hlt")
+        raise WrongAnswerError("KVM_RUN", f"{in_words(stop)}; the guest executes hlt")
 
 
 def _check_immediate_exit(vcpu: Vcpu) -> None:
     vcpu.request_immediate_exit()
     try:
-        stop = repr(vcpu.run())
+        stop = in_words(vcpu.run())
     except KvmError as error:
         if error.errno != errno.EINTR:
             raise
@@ -55,7 +55,7 @@ def _check_immediate_exit(vcpu: Vcpu) -> None:
 
 def _run(vcpu: Vcpu) -> VcpuExit:
     """Run it on where a signal for this process interrupts it."""
-    for _ in range(_MOST_INTERRUPTIONS):
+    for _ in range(MOST_INTERRUPTIONS):
         try:
             return vcpu.run()
         except KvmError as error:
