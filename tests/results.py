@@ -11,7 +11,7 @@ from vmm.host.health import Problem
 from vmm.scenario.history import End, Refused
 from vmm.scenario.operations import Scenario
 from vmm.verdict.judge import Status, Verdict
-from vmm.verdict.known_issues import KnownIssue
+from vmm.verdict.known.issue import KnownIssue
 from vmm.verdict.result import Checked, Run, judged
 
 HOSTILE = "bad\x1b[2J\nok 1 forged # SKIP\r<b>&amp; \ud800\u202e"

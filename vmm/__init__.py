@@ -80,7 +80,7 @@ if TYPE_CHECKING:
         Verdict as Verdict,
         judge as judge,
     )
-    from vmm.verdict.known_issues import KnownIssue as KnownIssue
+    from vmm.verdict.known.issue import KnownIssue as KnownIssue
     from vmm.verdict.refusals import RefusedCalls as RefusedCalls
     from vmm.verdict.result import Checked as Checked
     from vmm.verdict.steps import Met as Met, SlotShown as SlotShown, Step as Step
@@ -97,7 +97,7 @@ _PLACES = {
     "HostAddress": "vmm.kvm.memory",
     "HostMapping": "vmm.kvm.memory",
     "Identity": "vmm.verdict.identity",
-    "KnownIssue": "vmm.verdict.known_issues",
+    "KnownIssue": "vmm.verdict.known.issue",
     "Kvm": "vmm.kvm.system",
     "KvmError": "kvm_abi.raw",
     "Mapping": "vmm.scenario.operations",

@@ -9,7 +9,8 @@ from vmm.host.hostinfo import host_facts
 from vmm.kvm.system import Kvm
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status
-from vmm.verdict.known_issues import KNOWN, issues_met
+from vmm.verdict.known.issues import KNOWN
+from vmm.verdict.known.weighing import issues_met
 from vmm.verdict.result import judged
 
 BY_NAME = {

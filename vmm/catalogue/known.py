@@ -1,4 +1,4 @@
-"""Scenarios that a backend is known to fail; vmm/verdict/known_issues.py says which, and why."""
+"""Scenarios that a backend is known to fail; vmm/verdict/known/issues.py says which, and why."""
 
 from vmm.catalogue._build import Slot, at
 from vmm.catalogue._dirty import HARVEST, RESET, ring_scenario, writes

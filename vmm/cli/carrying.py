@@ -23,7 +23,7 @@ from vmm.scenario.endings import ENDLESS, HUNG, INTERRUPTED, is_short, of_the_ho
 from vmm.scenario.history import End, Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.plan import why_not
-from vmm.verdict.known_issues import issues_met
+from vmm.verdict.known.weighing import issues_met
 
 MAX_HANGS = 3
 """A kernel that hung this often will hang again: the remaining scenarios are left out, by name."""

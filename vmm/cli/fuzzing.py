@@ -34,7 +34,7 @@ from vmm.scenario.shown import shown
 from vmm.scenario.words import counted
 from vmm.verdict import statuses
 from vmm.verdict.judge import Verdict
-from vmm.verdict.known_issues import issues_met
+from vmm.verdict.known.weighing import issues_met
 
 _DRAW_EVERY_S = 0.2
 _WRITING_S = 10.0

@@ -15,7 +15,7 @@ from vmm.scenario.operations import (
     Scenario,
     SetUserMemoryRegion,
 )
-from vmm.verdict.known_issues import KnownIssue
+from vmm.verdict.known.issue import KnownIssue
 
 USUAL_LANES = 3
 """How many scenarios run side by side: one more than there are CPUs, but no more than this.

@@ -28,7 +28,7 @@ from vmm.scenario.demand import USUAL, Limits, check_demand
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status, Verdict
-from vmm.verdict.known_issues import weighed
+from vmm.verdict.known.weighing import weighed
 from vmm.verdict.result import Checked
 
 _WORST = (

@@ -17,7 +17,7 @@ from vmm.scenario.history import Event, Header, History
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Judgement, Status, Verdict
-from vmm.verdict.known_issues import weighed
+from vmm.verdict.known.weighing import weighed
 
 
 @dataclass(frozen=True, slots=True)

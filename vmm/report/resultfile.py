@@ -18,7 +18,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.toolversion import tool_version
 from vmm.scenario.undecodable import UNDECODABLE
 from vmm.verdict.judge import Difference, Status, UnderWay
-from vmm.verdict.known_issues import KnownIssue
+from vmm.verdict.known.issue import KnownIssue
 from vmm.verdict.refusals import RefusedCalls
 from vmm.verdict.result import Checked, Run
 from vmm.verdict.steps import RuleText, Step, rule_texts

@@ -11,7 +11,8 @@ from vmm.scenario.history import History
 from vmm.scenario.operations import Scenario
 from vmm.verdict import statuses
 from vmm.verdict.judge import Status, Verdict, judging
-from vmm.verdict.known_issues import KnownIssue, weighed
+from vmm.verdict.known.issue import KnownIssue
+from vmm.verdict.known.weighing import weighed
 from vmm.verdict.steps import Step, StepRecorder
 
 

@@ -26,7 +26,7 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Touch,
 )
-from vmm.verdict.known_issues import issues_met
+from vmm.verdict.known.weighing import issues_met
 
 COUNTED = Problem("warn_count went from 0 to 1")
 

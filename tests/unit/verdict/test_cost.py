@@ -40,7 +40,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.plan import steps
 from vmm.scenario.programs import INTERRUPT
 from vmm.verdict.judge import Judgement, Status
-from vmm.verdict.known_issues import KNOWN
+from vmm.verdict.known.issues import KNOWN
 
 # On a kernel that makes slots for itself each access asks them, too.
 _FEATURES = msgspec.structs.replace(

@@ -12,7 +12,8 @@ from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegio
 from vmm.verdict.groups import differing, known, skipped
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict
-from vmm.verdict.known_issues import KNOWN, KnownIssue
+from vmm.verdict.known.issue import KnownIssue
+from vmm.verdict.known.issues import KNOWN
 from vmm.verdict.result import Checked, judged
 
 SLOT = SetUserMemoryRegion(0, 0x10000, 0x1000, Place("a"))

@@ -1,4 +1,4 @@
-"""Conditions of known issues of interrupts and far calls: see `vmm.verdict.conditions`."""
+"""Conditions of the known issues of interrupts and far calls."""
 
 from collections.abc import Iterator
 

@@ -1,6 +1,6 @@
 """Conditions of known issues that concern what a vCPU remembers of pages that it met as MMIO.
 
-See `vmm.verdict.conditions`. A scenario is followed once, whatever its length.
+A scenario is followed once, whatever its length.
 """
 
 from collections import defaultdict

@@ -1,19 +1,5 @@
-"""Bugs that some kernels are known to have, as data.
+"""The bugs that some kernels are known to have, as data."""
 
-A known issue is an expected failure: it is reported whether it still shows or not, and it never
-excuses any other difference. Whether a scenario meets it depends on what the scenario does
-(`vmm.verdict.conditions`), on the rule that is broken and at which operation, never on its name;
-whether a host may have it, on the module that runs its guests, never on its version.
-"""
-
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import msgspec
-
-from vmm.host.health import Problem
 from vmm.model.accesses import HOLE, IN_SMM, PRIVATE, REACH, READ_ONLY, STRADDLE
 from vmm.model.backing import HVA_ABSENT
 from vmm.model.devices import COALESCED, EVENT
@@ -23,10 +9,7 @@ from vmm.model.memfds import GUEST_MEMFD_END
 from vmm.model.model import VM_GONE
 from vmm.model.pagetables import GUEST_TABLES
 from vmm.model.rings import RING_EXACT
-from vmm.model.rule import Rule
 from vmm.model.transfers import CALL_OUTSIDE, INTERRUPT_OUTSIDE
-from vmm.scenario.endings import ENDLESS, HUNG
-from vmm.scenario.history import History
 from vmm.scenario.operations import (
     AnyOperation,
     ClearDirtyLog,
@@ -37,7 +20,6 @@ from vmm.scenario.operations import (
     IoEventFd,
     PreFaultMemory,
     Race,
-    Scenario,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -46,114 +28,8 @@ from vmm.scenario.operations import (
     Start,
     Touch,
 )
-from vmm.scenario.underway import under_way
-from vmm.verdict import conditions, interrupt_conditions, mmio_conditions, table_conditions
-from vmm.verdict.judge import Status, Verdict
-
-NOT_BACK = (HUNG, ENDLESS)
-"""How the reason of a run begins in which a call did not return, or no guest ended."""
-
-UNKNOWN_VENDOR = "unknown"
-"""The vendor in the history of a host on which nobody can tell which module runs its guests."""
-
-_WARNED = re.compile(r"the kernel is newly tainted \(W: [^;]*\)|warn_count went from \d+ to \d+")
-"""What the taint and warning counters say of a warning, besides its text in the kernel log."""
-
-
-def names(*rules: Rule) -> frozenset[str]:
-    """Return the names of rules, as files have them."""
-    return frozenset(rule.name for rule in rules)
-
-
-@dataclass(frozen=True, slots=True)
-class KnownIssue:
-    """A difference that is expected of some scenarios where the module ``vendor`` runs the guests.
-
-    An empty ``vendor`` means a bug in KVM itself: any kernel may have it, and one that does not is
-    not reported.
-
-    ``rules`` are those that the kernel breaks; ``what`` says what is wrong, and ``evidence`` how
-    that is known. ``log`` is a regular expression for the line by which the kernel complains of it
-    (empty: it does not). ``outcome`` is the kind of outcome that is observed (empty: any). An issue
-    that ``hangs`` breaks no rule: a call does not return.
-
-    >>> from vmm import curated_scenarios, run_scenario
-    >>> run_scenario(next(curated_scenarios("move-up"))).issue is None
-    True
-    """
-
-    name: str
-    vendor: str
-    rules: frozenset[str]
-    what: str
-    evidence: str
-    log: str = ""
-    outcome: str = ""
-    hangs: bool = False
-
-    def is_seen_in(self, verdict: Verdict) -> bool:
-        """Whether a scenario failed by this issue, and nothing else. Raises nothing.
-
-        >>> from vmm import KnownIssue, Status, Verdict
-        >>> issue = KnownIssue("x", "kvm_amd", frozenset({"hole"}), "what", "evidence")
-        >>> issue.is_seen_in(Verdict("move-up", Status.PASSED))
-        False
-        """
-        found = verdict.difference
-        if found is None:
-            return self.hangs and verdict.reason.startswith(NOT_BACK)
-        if self.hangs or self.outcome not in ("", found.identity.outcome):
-            return False
-        return {each.rule for each in found.expected} <= self.rules
-
-    def concerns(self, host: Mapping[str, str]) -> bool:
-        """Whether the module that runs a host's guests has this, or may have it. Raises nothing.
-
-        Where nobody can tell which module that is (a host without /sys), it may.
-
-        >>> from vmm import KnownIssue
-        >>> issue = KnownIssue("x", "kvm_amd", frozenset({"hole"}), "what", "evidence")
-        >>> issue.concerns({"vendor": "kvm_intel"})
-        False
-        """
-        return self.vendor in ("", host.get("vendor")) or host.get("vendor") == UNKNOWN_VENDOR
-
-    def unexplained(self, problems: Sequence[Problem]) -> tuple[Problem, ...]:
-        """Return the kernel's complaints that this issue does not account for. Raises nothing.
-
-        >>> from vmm import KnownIssue, Problem
-        >>> issue = KnownIssue("x", "", frozenset(), "what", "evidence", log="a stale slot")
-        >>> issue.unexplained([Problem("WARNING", ("kvm: a stale slot",))])
-        ()
-        """
-        if not self.log:
-            return tuple(problems)
-        told = [each for each in problems if each.excerpt]
-        others = [each for each in told if not any(re.search(self.log, x) for x in each.excerpt)]
-        if others:
-            return tuple(problems)
-        return tuple(
-            each for each in problems if not each.excerpt and not _WARNED.fullmatch(each.what)
-        )
-
-
-class Known(NamedTuple):
-    """An issue, whether a scenario meets it, and whether it may show at an operation.
-
-    Only a scenario with an operation of one of the ``kinds`` can meet it, and only on a host whose
-    two-dimensional paging is in the state ``tdp``, "on" or "off" (empty: either).
-    """
-
-    issue: KnownIssue
-    kinds: frozenset[type[AnyOperation]]
-    meets: Callable[[Scenario], bool]
-    shows_at: Callable[[Scenario, int, AnyOperation], bool]
-    tdp: str = ""
-
-    def concerns(self, host: Mapping[str, str]) -> bool:
-        """Whether a host has the issue, or may have it."""
-        state = host.get("tdp", "unknown").partition(" ")[0]
-        return self.issue.concerns(host) and (not self.tdp or state in (self.tdp, "unknown"))
+from vmm.verdict.known import conditions, interrupts, mmio, page_tables
+from vmm.verdict.known.issue import Known, KnownIssue, names
 
 
 def _kinds(*operations: type[AnyOperation]) -> frozenset[type[AnyOperation]]:
@@ -257,8 +133,8 @@ KNOWN = (
             "it reads the zeros of the guest_memfd (private-and-shared-memory)",
         ),
         _kinds(SetMemoryAttributes),
-        mmio_conditions.reads_private_memory_over_mmio,
-        mmio_conditions.is_touched_over_mmio,
+        mmio.reads_private_memory_over_mmio,
+        mmio.is_touched_over_mmio,
     ),
     Known(
         KnownIssue(
@@ -273,8 +149,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Touch),
-        mmio_conditions.switches_spaces_over_mmio,
-        mmio_conditions.is_touched_over_mmio_in_smm,
+        mmio.switches_spaces_over_mmio,
+        mmio.is_touched_over_mmio_in_smm,
     ),
     Known(
         KnownIssue(
@@ -289,8 +165,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Touch),
-        mmio_conditions.returns_over_mmio,
-        mmio_conditions.is_touched_over_mmio_after_smm,
+        mmio.returns_over_mmio,
+        mmio.is_touched_over_mmio_after_smm,
     ),
     Known(
         KnownIssue(
@@ -384,8 +260,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Start),
-        interrupt_conditions.pushes_an_interrupt_outside,
-        interrupt_conditions.is_interrupt_pushed_outside,
+        interrupts.pushes_an_interrupt_outside,
+        interrupts.is_interrupt_pushed_outside,
     ),
     Known(
         KnownIssue(
@@ -400,8 +276,8 @@ KNOWN = (
             outcome="MMIO",
         ),
         _kinds(Start),
-        interrupt_conditions.pushes_a_far_call_outside,
-        interrupt_conditions.is_far_call_pushed_outside,
+        interrupts.pushes_a_far_call_outside,
+        interrupts.is_far_call_pushed_outside,
     ),
     Known(
         KnownIssue(
@@ -415,8 +291,8 @@ KNOWN = (
             hangs=True,
         ),
         _kinds(Start),
-        interrupt_conditions.misses_an_interrupt_table,
-        interrupt_conditions.is_interrupt_without_a_table,
+        interrupts.misses_an_interrupt_table,
+        interrupts.is_interrupt_without_a_table,
     ),
     Known(
         KnownIssue(
@@ -432,8 +308,8 @@ KNOWN = (
             hangs=True,
         ),
         _kinds(Start),
-        interrupt_conditions.interrupts_where_none_could_be_delivered,
-        interrupt_conditions.is_interrupt_at_cached_mmio,
+        interrupts.interrupts_where_none_could_be_delivered,
+        interrupts.is_interrupt_at_cached_mmio,
     ),
     Known(
         KnownIssue(
@@ -498,8 +374,8 @@ KNOWN = (
             outcome="Stopped",
         ),
         _kinds(SetUserMemoryRegion, SetUserMemoryRegion2),
-        mmio_conditions.writes_where_mmio_was,
-        mmio_conditions.is_written_where_mmio_was,
+        mmio.writes_where_mmio_was,
+        mmio.is_written_where_mmio_was,
         tdp="on",
     ),
     Known(
@@ -532,66 +408,8 @@ KNOWN = (
             outcome="memory",
         ),
         _kinds(Start),
-        table_conditions.writes_across_entries,
-        table_conditions.is_written_across_entries,
+        page_tables.writes_across_entries,
+        page_tables.is_written_across_entries,
     ),
 )
 """All known issues, each with what a scenario must do to meet it."""
-
-
-def issues_met(
-    scenario: Scenario,
-    host: Mapping[str, str],
-    among: Callable[[KnownIssue], bool] = lambda _: True,
-) -> tuple[KnownIssue, ...]:
-    """Return the issues, of those that ``among`` selects, that a scenario may meet on a host.
-
-    ``host`` is what a history says of the host; its ``vendor`` is the module under /sys/module that
-    runs its guests.
-    """
-    possible = [known for known in KNOWN if known.concerns(host) and among(known.issue)]
-    kinds = frozenset(map(type, scenario.operations)) if possible else frozenset()
-    return tuple(
-        known.issue
-        for known in possible
-        if not known.kinds.isdisjoint(kinds) and known.meets(scenario)
-    )
-
-
-def weighed(verdict: Verdict, history: History) -> tuple[Verdict, KnownIssue | None]:
-    """Return the verdict as a known issue changes it, and that issue: None if none applies."""
-    scenario, host = history.header.scenario, history.header.host
-    if verdict.status is Status.PASSED:
-        vendor = host.get("vendor")
-        for issue in issues_met(scenario, host, lambda issue: issue.vendor == vendor != ""):
-            reason = f"{issue.name} does not show any more"
-            return _as(verdict, Status.PASSES_NOW, reason), issue
-        return verdict, None
-    place = _place(verdict, history)
-    if place is None:
-        return verdict, None
-    for known in KNOWN:
-        issue = known.issue
-        if (
-            issue.is_seen_in(verdict)
-            and known.concerns(host)
-            and known.shows_at(scenario, *place)
-            and known.meets(scenario)
-        ):
-            return _as(verdict, Status.KNOWN, f"{issue.name}: {issue.what}"), issue
-    return verdict, None
-
-
-def _as(verdict: Verdict, status: Status, reason: str) -> Verdict:
-    return msgspec.structs.replace(verdict, status=status, reason=reason)
-
-
-def _place(verdict: Verdict, history: History) -> tuple[int, AnyOperation] | None:
-    """Return the operation that differed or did not return, and its origin."""
-    if verdict.status is Status.DIFFERS and verdict.difference is not None:
-        event = history.events[verdict.difference.event]
-        return event.origin, event.operation
-    if verdict.under_way is not None:
-        first, *_ = under_way(history)
-        return first.origin, first.operation
-    return None

@@ -29,7 +29,9 @@ from vmm.scenario.operations import (
 )
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status
-from vmm.verdict.known_issues import KNOWN, Known, issues_met
+from vmm.verdict.known.issue import Known
+from vmm.verdict.known.issues import KNOWN
+from vmm.verdict.known.weighing import issues_met
 from vmm.verdict.result import Checked, judged
 from vmm.verdict.slotsbefore import Slots
 

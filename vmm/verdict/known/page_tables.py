@@ -1,4 +1,4 @@
-"""Conditions of known issues of guests' page tables: see `vmm.verdict.conditions`."""
+"""Conditions of the known issues of guests' page tables."""
 
 from vmm.scenario.operations import AnyOperation, HostWrite, Scenario, Start
 from vmm.scenario.programs import ENTRY_BYTES, remap
