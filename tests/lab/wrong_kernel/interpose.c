@@ -47,6 +47,18 @@ static bool in_tables(int fd)
     return fd >= 0 && fd < MAX_DESCRIPTORS;
 }
 
+/* Megabytes, of which only what is used takes memory. From the heap they would be what another VM
+ * has left there, and all of them would be cleared; a forked child would copy them first. */
+static struct vm *new_vm(void)
+{
+    void *vm = (void *)syscall(SYS_mmap, NULL, sizeof(struct vm), PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (vm == MAP_FAILED)
+        abort();
+    return vm;
+}
+
 static void put_vm(struct vm *vm)
 {
     if (!vm || --vm->references)
@@ -57,7 +69,7 @@ static void put_vm(struct vm *vm)
         free(ghost);
     }
     pthread_mutex_destroy(&vm->lock);
-    free(vm);
+    syscall(SYS_munmap, vm, sizeof(*vm));
 }
 
 static void put_vcpu(struct vcpu *vcpu)
@@ -117,8 +129,7 @@ static int create_vm(int system_fd, void *argument)
     if (!in_tables(fd))
         return fd;
     forget(fd);
-    /* Megabytes, but only what is used takes memory. */
-    vm = calloc(1, sizeof(*vm));
+    vm = new_vm();
     vm->fd = fd;
     vm->serial = ++*last_serial;
     vm->references = 1;
