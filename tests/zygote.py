@@ -7,16 +7,18 @@ say about how the program starts needs one that is started.
 """
 
 import atexit
+import base64
 import gc
 import json
 import os
+import pickle
 import random
 import select
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -36,14 +38,19 @@ def vmm(
     env: Mapping[str, str] = os.environ,
     cwd: Path = ROOT,
     timeout: float = 120.0,
+    prepare: Callable[[], object] | None = None,
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a command as ``subprocess.run`` would; what it prints is text."""
+    """Run a command as ``subprocess.run`` would; what it prints is text.
+
+    ``prepare`` is called in its process before it begins; it is pickled.
+    """
     args = list(map(str, arguments))
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         request = {
             "args": ["vmm", *args],
             "env": dict(env),
             "cwd": str(cwd),
+            "prepare": base64.b64encode(pickle.dumps(prepare)).decode(),
             "streams": [f"/proc/{os.getpid()}/fd/{each.fileno()}" for each in (out, err)],
         }
         status = _server(env.get("LD_PRELOAD", "")).run(request, timeout)
@@ -111,6 +118,9 @@ def _become(request: dict[str, Any]) -> None:
         ffi.cdef("void read_wrong_call(void);")
         library: Any = ffi.dlopen(None)
         library.read_wrong_call()
+    prepare: Callable[[], object] | None = pickle.loads(base64.b64decode(request["prepare"]))
+    if prepare:
+        prepare()
 
 
 def main() -> None:

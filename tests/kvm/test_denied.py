@@ -15,6 +15,7 @@ import pytest
 
 from kvm_abi.uapi import Ioctl
 from tests.denied import Call, deny
+from tests.zygote import vmm
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = (
@@ -29,8 +30,11 @@ def ignore_children() -> None:
 
 
 def ended(
-    command: tuple[str, ...], folder: Path, prepare: Callable[[], None]
+    command: tuple[str, ...], folder: Path, prepare: Callable[[], object]
 ) -> "subprocess.CompletedProcess[str]":
+    """Run a command on such a host. `vmm check` meets it from its start, others when they begin."""
+    if command[0] != "check":
+        return vmm(*command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, prepare=prepare)
     return subprocess.run(
         (sys.executable, "-P", "-m", "vmm.cli", *command),
         cwd=folder,
@@ -107,7 +111,7 @@ GROUPS = Path("/sys/fs/cgroup/pids")
 
 
 @pytest.fixture
-def few_processes(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
+def few_processes(request: pytest.FixtureRequest) -> Iterator[Callable[[], object]]:
     """Lets the process that calls it, and what it starts, be so many processes at most."""
     group = GROUPS / f"vmm-test-{os.getpid()}"
     try:
@@ -116,10 +120,7 @@ def few_processes(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]
     except OSError:
         pytest.skip("needs the right to make a control group of version 1 for processes")
 
-    def enter() -> None:
-        (group / "cgroup.procs").write_text("0")
-
-    yield enter
+    yield partial((group / "cgroup.procs").write_text, "0")
     deadline = time.monotonic() + 20
     while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -129,7 +130,7 @@ def few_processes(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 @pytest.mark.parametrize("few_processes", [2], indirect=True)
 def test_a_vcpu_that_gets_no_process_is_the_hosts(
-    tmp_path: Path, command: tuple[str, ...], few_processes: Callable[[], None]
+    tmp_path: Path, command: tuple[str, ...], few_processes: Callable[[], object]
 ) -> None:
     result = ended(command, tmp_path, few_processes)
     assert result.returncode == 3, result
@@ -138,7 +139,7 @@ def test_a_vcpu_that_gets_no_process_is_the_hosts(
 
 @pytest.mark.parametrize("few_processes", [6], indirect=True)
 def test_a_race_whose_threads_cannot_all_be_started_is_the_hosts(
-    tmp_path: Path, few_processes: Callable[[], None]
+    tmp_path: Path, few_processes: Callable[[], object]
 ) -> None:
     names = ("racing-move", "racing-delete-and-create", "racing-clear")
     result = ended(("check", *names, "--jobs", "1"), tmp_path, few_processes)
