@@ -24,6 +24,11 @@ def some(count: int, features: Features = FEATURES) -> list[Scenario]:
     return [_made(7, number, features, True) for number in range(count)]
 
 
+def composed_from(number: int, features: Features) -> Scenario:
+    """Return the scenario of that number of `composed`."""
+    return _made(8, number, features, False)
+
+
 def composed(count: int, features: Features = EVERYTHING) -> list[Scenario]:
     """Return scenarios none of which is a mutation of a curated one."""
-    return [_made(8, number, features, False) for number in range(count)]
+    return [composed_from(number, features) for number in range(count)]

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from tests.searched import composed
+from tests.searched import composed, composed_from
 from vmm.fuzz.dice import Dice
 from vmm.fuzz.races import race_scenario
 from vmm.model.model import Model
@@ -27,7 +27,8 @@ def private(scenario: Scenario) -> bool:
 
 
 def test_vms_with_private_memory_are_generated_where_the_kernel_has_them() -> None:
-    protected = [scenario for scenario in composed(200) if scenario.vm_type]
+    numbers = [number for number, each in enumerate(composed(200)) if each.vm_type]
+    protected = [composed_from(number, EVERYTHING) for number in numbers]
     assert len(protected) > 3
     assert any(map(private, protected))
     assert any(isinstance(op, SetUserMemoryRegion2) for s in protected for op in s.operations)
@@ -39,7 +40,7 @@ def test_vms_with_private_memory_are_generated_where_the_kernel_has_them() -> No
         known += all(model.prefer(step.operation) for step in plan)
     assert 2 * known > len(protected)
     without = msgspec.structs.replace(EVERYTHING, vm_types=0)
-    assert not any(scenario.vm_type for scenario in composed(100, without))
+    assert not any(composed_from(number, without).vm_type for number in numbers)
 
 
 def test_races_over_attributes_are_generated() -> None:

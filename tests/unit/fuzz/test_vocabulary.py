@@ -83,7 +83,7 @@ _EXPECT = "expect"
 @cache
 def _made() -> tuple[Scenario, ...]:
     races = [race_scenario(Dice(number), EVERYTHING, "race") for number in range(200)]
-    return (*composed(600), *races)
+    return (*composed(400), *races)
 
 
 def _said() -> Iterator[tuple[str, msgspec.Struct]]:
