@@ -36,6 +36,9 @@ Blanks at its end and colours are no part of a line: without them it has to be w
 
 _IS_OPEN = re.compile(r"\b(?:ioctl|mmap|munmap|clone3?)\(")
 _IS_WHOLE = re.compile(r"\)\s+=\s+(?:0x[0-9a-f]+|\d+|\?|-1 E[A-Z0-9]+)|<unfinished")
+_BEFORE_A_CALL = re.compile(r"(?:\[pid\s+)?\d+(?:<[^<>]*>?)?[\]\d\s:.\[()+a-f?-]*$")
+"""Matches a line of which no more is left than what stands before a call."""
+
 _MOST_WRAPPED = 8
 _NOTICE = re.compile(r"strace: Process \d+ (?:attached|detached)$")
 
@@ -45,6 +48,8 @@ def lines_of_calls(lines: Iterable[tuple[int, str]], trace: Trace) -> Iterator[t
     for number, line in _unwrapped(_without_notices(_of_interest(lines, trace))):
         if "KVM_RUN" not in line and _OF_INTEREST.search(line) is not None:
             yield number, line
+        elif _BEFORE_A_CALL.match(line) is not None:
+            trace.cut_line = trace.cut_line or number
 
 
 def _of_interest(lines: Iterable[tuple[int, str]], trace: Trace) -> Iterator[tuple[int, str]]:

@@ -135,6 +135,9 @@ class Joiner:
         pid = pid if pid < MAX_PID else 0
         rest = line[prefix.end() :]
         call = _CALL.match(rest)
+        if _is_broken_into(rest):
+            self._lose(pid)
+            return Unparsed(number, pid, "ioctl", rest)
         if call is not None:
             return self._begun(number, pid, call[1], rest[call.end() :], line)
         resumed = _RESUMED.match(rest)
@@ -202,6 +205,14 @@ class Joiner:
             return 0 if self._waiting.get(0, (0, "", ""))[1] == name else pid
         same = [each for each, (_, begun, _) in self._waiting.items() if begun == name]
         return same[0] if len(same) == 1 else pid
+
+
+def _is_broken_into(rest: str) -> bool:
+    """Whether a call on a slot stands within another call, which was cut off, not in a string."""
+    found = ON_A_SLOT.search(rest)
+    if found is None or not found.start() or '"' in rest[: found.start()]:
+        return False
+    return _CALL.match(rest) is not None or _RESUMED.match(rest) is not None
 
 
 def begins(line: str) -> bool:

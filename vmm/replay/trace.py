@@ -117,7 +117,8 @@ class TracedVm(msgspec.Struct):
     ``left_out`` counts the calls beyond MAX_CALLS. ``enables_unseen`` says that it enables
     capabilities of which the trace does not say which they are, ``unordered`` that the calls of
     its threads follow each other thread by thread, ``closes_seen`` that the trace has calls that
-    close descriptors, ``is_guessed`` that some calls may be another VM's.
+    close descriptors, ``is_guessed`` that some calls may be another VM's. ``cut_line`` is the
+    first line that is cut off before it says of which call it is (0: none).
     """
 
     name: str
@@ -132,6 +133,7 @@ class TracedVm(msgspec.Struct):
     unordered: bool = False
     closes_seen: bool = False
     is_guessed: bool = False
+    cut_line: int = 0
 
     def add(self, call: Call) -> None:
         """Keep a call, unless there are too many of them."""
@@ -147,7 +149,8 @@ class Trace(msgspec.Struct):
     ``vms`` are in the order of their creation. ``passed_over`` counts, by name, the calls that
     concern memory but cannot be replayed, and says why if not for want of their arguments;
     ``first_lines`` has the line of the first.
-    ``strange`` is the first line that has a call on a memslot, but does not begin as strace's.
+    ``strange`` is the first line that has a call on a memslot, but does not begin as strace's;
+    ``cut_line`` is the first one of which there is only the beginning, before any call (0: none).
     """
 
     name: str
@@ -157,6 +160,7 @@ class Trace(msgspec.Struct):
     passed_over: Counter[str] = msgspec.field(default_factory=Counter)
     first_lines: dict[str, int] = {}
     strange: Line | None = None
+    cut_line: int = 0
     notes: list[str] = []
 
 

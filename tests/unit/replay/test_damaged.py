@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.traced import EINVAL, KVM, region, trace_of
+from tests.traced import EINVAL, KVM, region, replay_in, trace_of
+from vmm.replay.judging import judged
 from vmm.replay.reader import read_trace
 from vmm.replay.trace import Region, Unread
+from vmm.verdict.judge import Status
 
 _CALL = region(1, gpa=0x20000)
 
@@ -44,3 +46,42 @@ def test_what_a_file_system_has_lost_is_left_out(tmp_path: Path) -> None:
     lost = "\0" * 4096
     path.write_text(f"{KVM}\n{region()}\n{_CALL[:30]}{lost}{_CALL[30:]}\n{lost}\n")
     assert [type(call) for call in read_trace(path).vms[0].calls] == [Region, Region]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "7 <... ioctl resumed>, 0) = 0",
+        "7 futex(0x7ffd, FUTEX_WAIT_PRIVATE, 0, NULL) = 0",
+        "9 <... futex resumed>) = 0",
+    ],
+)
+def test_a_call_that_stands_within_another_one_may_have_changed_slots(other: str) -> None:
+    for at in range(other.index(" re" if "<" in other else "0x"), len(other)):
+        assert kinds(f"{other[:at]}{_CALL}") == [Region, Unread], other[:at]
+
+
+def test_a_call_that_a_program_has_printed_is_none() -> None:
+    assert kinds(f'7 write(1, "{_CALL}", 99) = 99') == [Region]
+
+
+@pytest.mark.parametrize(
+    "head", ["7", "7 ", "7<qemu-sys", "[pid  7", "7<x> 12:00:01.5 [  16] [00fe"]
+)
+def test_a_difference_after_a_line_without_its_call_is_none_for_certain(head: str) -> None:
+    lines = [KVM, region(), head, region(1, gpa=0x20000, size=0)]
+    found = judged(replay_in(*lines))
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert found.verdict.reason == "line 3 is cut off: which call it had is not known"
+    lines[2], lines[3] = lines[3], lines[2]
+    assert judged(replay_in(*lines)).verdict.status is Status.DIFFERS
+    assert judged(replay_in(*lines[:2], head)).verdict.status is Status.PASSED
+
+
+@pytest.mark.parametrize("head", ["18", "kv", "kvm"])
+def test_an_event_that_is_cut_off_before_its_name_leaves_a_doubt(head: str) -> None:
+    event = "kvm_set_user_memory Slot#{} flags=0x0 gpa=0x0 size=0x{} ua=0x7f0000000000 ret=0"
+    lines = [event.format(0, "1000"), head, event.format(1, "0")]
+    found = judged(replay_in(*lines))
+    assert found.verdict.status is Status.INCONCLUSIVE
+    assert judged(replay_in(lines[0], lines[2], head)).verdict.status is Status.DIFFERS
