@@ -130,8 +130,9 @@ class Processes:
         having = [each for each in having if not each.files[fd].is_foreign] or having
         if having:
             older = [each for each in having if each.leader <= pid] or having
-            # A process is older than its threads, so its pid is usually lower.
-            process = self._by_pid[pid] = max(older, key=lambda each: each.leader)
+            # A process is older than its threads, so its pid is usually lower; of several with the
+            # same pid the last one lives.
+            process = self._by_pid[pid] = max(reversed(older), key=lambda each: each.leader)
         return process
 
     def maker_of(self, pid: int, fd: int) -> Process:

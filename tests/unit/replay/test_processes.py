@@ -148,3 +148,15 @@ def test_without_a_fork_in_the_trace_eio_tells_a_forked_child_and_is_no_pass() -
 def test_eio_differs_for_a_thread_whose_call_was_accepted(head: str) -> None:
     lines = (region(head=head), region(1, gpa=0x20000, head=head, result=EIO))
     assert judged(replay_in(KVM, *lines)).verdict.status is Status.DIFFERS
+
+
+def test_a_pid_that_is_used_again_is_of_the_last_process_that_had_it() -> None:
+    once = (
+        "5 close(3) = 0",
+        "7 ioctl(3, KVM_CREATE_VM, 0) = 8",
+        region(),
+        region(size=0, head="9 "),
+        *(f"{pid} +++ exited with 0 +++" for pid in (9, 7, 5)),
+    )
+    trace = trace_of(*once * 3)
+    assert [len(vm.calls) for vm in trace.vms] == [2, 2, 2]
