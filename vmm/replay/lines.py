@@ -160,5 +160,6 @@ def _plain(line: bytes) -> str:
 def shown(text: str) -> str:
     """Return a line of a trace in printable form: escaped, and cut to a length."""
     cut = text[:MAX_TEXT].strip()
-    safe = "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
-    return safe + "..." if len(text) > MAX_TEXT else safe
+    if not cut.isprintable():
+        cut = "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
+    return cut + "..." if len(text) > MAX_TEXT else cut
