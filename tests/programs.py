@@ -15,8 +15,8 @@ from pathlib import Path
 from vmm.catalogue import catalogue
 from vmm.execution.probe.features import probe_features
 from vmm.execution.runner import run_isolated
-from vmm.fuzz.dice import seed_of
-from vmm.fuzz.generate import generate
+from vmm.fuzz.generate.dice import seed_of
+from vmm.fuzz.generate.scenarios import generate
 from vmm.kvm.system import Kvm
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.features import Features

@@ -4,9 +4,9 @@ from functools import cache
 
 from tests.ideal import FEATURES
 from vmm.catalogue import catalogue
-from vmm.fuzz.dice import seed_of
-from vmm.fuzz.generate import generate
-from vmm.fuzz.mutate import can_be_mutated
+from vmm.fuzz.generate.dice import seed_of
+from vmm.fuzz.generate.mutate import can_be_mutated
+from vmm.fuzz.generate.scenarios import generate
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.ideal import EVERYTHING

@@ -20,8 +20,8 @@ from typing import Any
 from kvm_abi import raw
 from vmm.execution.executor import Recorder, execute
 from vmm.execution.probe.features import probe_features
-from vmm.fuzz.dice import seed_of
-from vmm.fuzz.generate import generate
+from vmm.fuzz.generate.dice import seed_of
+from vmm.fuzz.generate.scenarios import generate
 from vmm.kvm.system import Kvm
 from vmm.repro.emit import InexpressibleError, program
 from vmm.scenario.features import Features

@@ -15,9 +15,9 @@ import pytest
 from tests.ideal import FEATURES
 from vmm.cli.fuzz import Broken, _status
 from vmm.fuzz import driver
-from vmm.fuzz.dice import seed_of
 from vmm.fuzz.driver import Fuzzer
 from vmm.fuzz.findings import Finding
+from vmm.fuzz.generate.dice import seed_of
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Journal, read_journal
 from vmm.fuzz.messages import AnyMessage, Differs, Ended, Failed, Progress, send

@@ -7,8 +7,8 @@ import pytest
 from tests.programs import CANNOT_RUN, COMPILER, RIGHT, compare, end_of
 from vmm.catalogue import catalogue
 from vmm.execution.probe.features import probe_features
-from vmm.fuzz.dice import seed_of
-from vmm.fuzz.generate import generate
+from vmm.fuzz.generate.dice import seed_of
+from vmm.fuzz.generate.scenarios import generate
 from vmm.kvm.system import Kvm
 from vmm.repro.emit import program_of
 from vmm.scenario.operations import (

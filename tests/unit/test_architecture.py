@@ -30,8 +30,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vmm.replay": {"vmm.scenario", "vmm.verdict.judge", "kvm_abi.uapi"},
     "vmm.fuzz": {
         *("kvm_abi.uapi", "vmm.kvm", "vmm.host", "vmm.scenario", "vmm.execution"),
-        *("vmm.model", "vmm.verdict", "vmm.repro"),
+        *("vmm.verdict", "vmm.repro"),
     },
+    "vmm.fuzz.generate": {"vmm.scenario", "vmm.model.model", "kvm_abi.uapi"},
     "vmm.fleet": set(),
     "vmm.bench": {"kvm_abi", "vmm.kvm", "vmm.scenario.undecodable"},
     "vmm.lab": {"vmm.verdict.statuses", "vmm.host.naming"},

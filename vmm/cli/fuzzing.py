@@ -22,9 +22,9 @@ from vmm.fuzz.endings import is_ending
 from vmm.fuzz.files import make_writable, write_whole
 from vmm.fuzz.findings import write
 from vmm.fuzz.gather import check_finding, findings_in, gather
+from vmm.fuzz.generate.mutate import can_be_mutated
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Interrupted, left_behind, read_journal
-from vmm.fuzz.mutate import can_be_mutated
 from vmm.fuzz.novelty import group
 from vmm.fuzz.tally import Plan, Tally
 from vmm.scenario.codec import FileError, scenario_text

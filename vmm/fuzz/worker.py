@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from vmm.fuzz.dice import seed_of
-from vmm.fuzz.generate import generate
+from vmm.fuzz.generate.dice import seed_of
+from vmm.fuzz.generate.scenarios import generate
 from vmm.fuzz.journal import Intent, Journal
 from vmm.fuzz.messages import Complains, Differs, Ended, Failed, Fresh, Progress, failed, send
 from vmm.fuzz.minimise.join import MOST_OPERATIONS

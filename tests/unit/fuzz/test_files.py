@@ -13,9 +13,9 @@ from hypothesis import given, strategies as st
 
 from tests.ideal import FEATURES, ideal_history
 from vmm.fuzz import corpus
-from vmm.fuzz.dice import seed_of
 from vmm.fuzz.files import whole_folder, write_whole
-from vmm.fuzz.generate import generate
+from vmm.fuzz.generate.dice import seed_of
+from vmm.fuzz.generate.scenarios import generate
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Intent, Journal, journal_path, left_behind, read_journal
 from vmm.fuzz.novelty import Novelty, group

@@ -9,8 +9,8 @@ import pytest
 from tests.ideal import FEATURES
 from vmm.cli.fuzzing import merge_folders, resumed
 from vmm.fuzz import corpus
-from vmm.fuzz.dice import seed_of
-from vmm.fuzz.generate import generate
+from vmm.fuzz.generate.dice import seed_of
+from vmm.fuzz.generate.scenarios import generate
 from vmm.fuzz.journal import Intent, journal_path, left_behind, read_journal
 from vmm.scenario.codec import FileError, scenario_text
 from vmm.scenario.operations import Lives, Scenario, Touch

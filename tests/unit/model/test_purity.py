@@ -8,7 +8,7 @@ import pytest
 
 from tests.searched import composed
 from vmm.catalogue import catalogue
-from vmm.fuzz.generate import generate
+from vmm.fuzz.generate.scenarios import generate
 from vmm.model.allowed import Allowed
 from vmm.model.model import Model
 from vmm.scenario.features import Features

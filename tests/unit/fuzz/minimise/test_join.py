@@ -3,8 +3,8 @@
 import msgspec
 
 from tests.ideal import FEATURES, ideal_history
-from vmm.fuzz.dice import seed_of
-from vmm.fuzz.generate import generate
+from vmm.fuzz.generate.dice import seed_of
+from vmm.fuzz.generate.scenarios import generate
 from vmm.fuzz.minimise.join import MOST_OPERATIONS, joins
 from vmm.scenario.history import AnyOutcome, Done
 from vmm.scenario.operations import (

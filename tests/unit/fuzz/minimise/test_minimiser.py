@@ -5,8 +5,8 @@ from collections.abc import Callable
 import msgspec
 
 from tests.ideal import FEATURES, ideal_history
-from vmm.fuzz.dice import seed_of
-from vmm.fuzz.generate import generate
+from vmm.fuzz.generate.dice import seed_of
+from vmm.fuzz.generate.scenarios import generate
 from vmm.fuzz.minimise.minimiser import Minimiser, flattened
 from vmm.fuzz.trial import Trial, shortened
 from vmm.scenario.history import Touched

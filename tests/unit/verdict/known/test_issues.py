@@ -8,7 +8,7 @@ import pytest
 from tests.ideal import FEATURES, ideal_history
 from vmm.catalogue import catalogue
 from vmm.catalogue._build import at
-from vmm.fuzz.mutate import can_be_mutated
+from vmm.fuzz.generate.mutate import can_be_mutated
 from vmm.host.health import Problem
 from vmm.report.terminal import scenario_report
 from vmm.scenario.features import Features

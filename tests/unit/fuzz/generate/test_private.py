@@ -3,8 +3,8 @@
 import msgspec
 
 from tests.searched import composed, composed_from
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.races import race_scenario
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.races import race_scenario
 from vmm.model.model import Model
 from vmm.scenario.history import Header
 from vmm.scenario.operations import (

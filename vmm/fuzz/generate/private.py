@@ -6,7 +6,7 @@ private memory is not modelled.
 
 import msgspec
 
-from vmm.fuzz.dice import Dice
+from vmm.fuzz.generate.dice import Dice
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,

@@ -6,10 +6,10 @@ A race takes as long as thousands of other operations, so few scenarios are race
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.pools import GUEST
-from vmm.fuzz.private import FILE, racing_attributes
-from vmm.fuzz.race_twists import TWISTS, WITHOUT_CLOCKS, Parts, twisted
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.pools import GUEST
+from vmm.fuzz.generate.private import FILE, racing_attributes
+from vmm.fuzz.generate.race_twists import TWISTS, WITHOUT_CLOCKS, Parts, twisted
 from vmm.scenario.features import Features
 from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.operations import (

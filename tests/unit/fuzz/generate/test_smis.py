@@ -7,9 +7,9 @@ import pytest
 
 from tests.ideal import ideal_history
 from tests.searched import composed, composed_from
-from vmm.fuzz.dice import seed_of
-from vmm.fuzz.generate import generate
-from vmm.fuzz.pools import SMRAM_GFNS, with_odd_subject
+from vmm.fuzz.generate.dice import seed_of
+from vmm.fuzz.generate.pools import SMRAM_GFNS, with_odd_subject
+from vmm.fuzz.generate.scenarios import generate
 from vmm.scenario.history import Mmio, Touched
 from vmm.scenario.operations import SMM, Scenario, SetUserMemoryRegion, Start
 from vmm.scenario.slots import as_id_of
@@ -20,7 +20,7 @@ from vmm.verdict.judge import Status, judge
 
 @pytest.fixture(scope="module")
 def of_smis() -> Sequence[Scenario]:
-    always = "vmm.fuzz.generate._with_odd_subject"
+    always = "vmm.fuzz.generate.scenarios._with_odd_subject"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(always, lambda drawn, has, _: with_odd_subject(drawn, "smis", has))
         made = [generate(seed_of(5, number), EVERYTHING) for number in range(60)]

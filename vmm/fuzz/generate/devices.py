@@ -5,9 +5,9 @@ from typing import Literal
 
 import msgspec
 
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.looks import within_reach
-from vmm.fuzz.pools import Pools
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.looks import within_reach
+from vmm.fuzz.generate.pools import Pools
 from vmm.scenario.limits import GUEST_PORTS
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,

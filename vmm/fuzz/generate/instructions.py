@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.pools import Pools
-from vmm.fuzz.world import World
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.pools import Pools
+from vmm.fuzz.generate.world import World
 from vmm.model.model import Model
 from vmm.scenario.content import MMIO_FILL, identity
 from vmm.scenario.features import Features

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from vmm.fuzz import pools
-from vmm.fuzz.calls import Calls
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.looks import Looks, reads
-from vmm.fuzz.world import World
+from vmm.fuzz.generate import pools
+from vmm.fuzz.generate.calls import Calls
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.looks import Looks, reads
+from vmm.fuzz.generate.world import World
 from vmm.scenario.features import Features
 from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from kvm_abi.uapi import DirtyLogManual
-from vmm.fuzz.dice import Dice
+from vmm.fuzz.generate.dice import Dice
 from vmm.scenario.features import Features
 from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.operations import (

@@ -6,9 +6,9 @@ targets of its own: so whichever page is where a guest looks, it leads on, and s
 
 from collections.abc import Iterator
 
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.pools import TABLES, Pools
-from vmm.fuzz.world import World
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.pools import TABLES, Pools
+from vmm.fuzz.generate.world import World
 from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,

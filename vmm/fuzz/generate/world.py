@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from vmm.fuzz.pools import GUEST
+from vmm.fuzz.generate.pools import GUEST
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     GUEST_SIZE_BYTES,

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.pools import REACH, TABLES, Pools
-from vmm.fuzz.world import World
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.pools import REACH, TABLES, Pools
+from vmm.fuzz.generate.world import World
 from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
     GUEST_MEMFD,

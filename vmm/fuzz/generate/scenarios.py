@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from kvm_abi.uapi import DirtyLogManual
-from vmm.fuzz import pools
-from vmm.fuzz.calls import Calls
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.extras import Extras
-from vmm.fuzz.instructions import certain
-from vmm.fuzz.looks import Looks
-from vmm.fuzz.mutate import mutate
-from vmm.fuzz.private import with_private_memory
-from vmm.fuzz.races import race_scenario
-from vmm.fuzz.world import World
+from vmm.fuzz.generate import pools
+from vmm.fuzz.generate.calls import Calls
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.extras import Extras
+from vmm.fuzz.generate.instructions import certain
+from vmm.fuzz.generate.looks import Looks
+from vmm.fuzz.generate.mutate import mutate
+from vmm.fuzz.generate.private import with_private_memory
+from vmm.fuzz.generate.races import race_scenario
+from vmm.fuzz.generate.world import World
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     SMM,

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from kvm_abi.uapi import IDENTITY_MAP_GPA, USUAL_TSS_GPA
-from vmm.fuzz.devices import Devices
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.interrupts import Interrupts
-from vmm.fuzz.looks import within_reach
-from vmm.fuzz.pools import SHOWN, Pools
-from vmm.fuzz.smis import Smis
-from vmm.fuzz.starts import Starts
-from vmm.fuzz.world import World
+from vmm.fuzz.generate.devices import Devices
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.interrupts import Interrupts
+from vmm.fuzz.generate.looks import within_reach
+from vmm.fuzz.generate.pools import SHOWN, Pools
+from vmm.fuzz.generate.smis import Smis
+from vmm.fuzz.generate.starts import Starts
+from vmm.fuzz.generate.world import World
 from vmm.scenario.features import Features
 from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.instructions import INSTRUCTIONS

@@ -3,9 +3,9 @@
 from typing import get_args
 
 from tests.ideal import ideal_history
-from vmm.fuzz.dice import Dice
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.races import race_scenario
 from vmm.fuzz.minimise.simpler import ways
-from vmm.fuzz.races import race_scenario
 from vmm.scenario.history import Raced
 from vmm.scenario.operations import (
     Execute,

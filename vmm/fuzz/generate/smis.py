@@ -6,9 +6,9 @@ its own first.
 
 from collections.abc import Iterator
 
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.pools import CODE_GFNS, SMRAM_GFNS, WORD_GFNS, Pools
-from vmm.fuzz.world import World
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.pools import CODE_GFNS, SMRAM_GFNS, WORD_GFNS, Pools
+from vmm.fuzz.generate.world import World
 from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,

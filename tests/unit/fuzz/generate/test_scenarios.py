@@ -10,11 +10,11 @@ from hypothesis import given, settings, strategies as st
 
 from tests.ideal import FEATURES, ideal_history
 from tests.searched import BASES, composed, composed_from, some
-from vmm.fuzz.dice import Dice, seed_of
-from vmm.fuzz.generate import generate
-from vmm.fuzz.looks import Looks
-from vmm.fuzz.pools import Pools, with_odd_subject
-from vmm.fuzz.world import World
+from vmm.fuzz.generate.dice import Dice, seed_of
+from vmm.fuzz.generate.looks import Looks
+from vmm.fuzz.generate.pools import Pools, with_odd_subject
+from vmm.fuzz.generate.scenarios import generate
+from vmm.fuzz.generate.world import World
 from vmm.model.devices import RING_ENTRIES
 from vmm.model.model import Model
 from vmm.scenario.codec import scenario_text
@@ -72,7 +72,7 @@ def test_every_scenario_is_valid(seed: int, features: Features) -> None:
 def test_every_scenario_of_a_subject_is_valid(
     subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmm.fuzz.pools._subjects", lambda *_: frozenset((subject,)))
+    monkeypatch.setattr("vmm.fuzz.generate.pools._subjects", lambda *_: frozenset((subject,)))
     for number in range(25):
         validate(generate(seed_of(9, number), FEATURES))
 
@@ -80,7 +80,7 @@ def test_every_scenario_of_a_subject_is_valid(
 @pytest.fixture(scope="module")
 def of_devices() -> Sequence[Scenario]:
     """Scenarios about devices, of which other tests hardly meet one."""
-    always = "vmm.fuzz.generate._with_odd_subject"
+    always = "vmm.fuzz.generate.scenarios._with_odd_subject"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(always, lambda drawn, has, _: with_odd_subject(drawn, "devices", has))
         return [generate(seed_of(3, number), FEATURES) for number in range(100)]
@@ -199,7 +199,7 @@ def test_logs_are_cleared_without_a_bit_and_have_more_words_than_a_huge_page() -
 
 def test_what_slots_show_of_a_change_is_read_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first page and its last, and the page after it."""
-    monkeypatch.setattr("vmm.fuzz.pools._subjects", lambda *_: frozenset(("host",)))
+    monkeypatch.setattr("vmm.fuzz.generate.pools._subjects", lambda *_: frozenset(("host",)))
     followed = [
         is_followed
         for number in range(20)

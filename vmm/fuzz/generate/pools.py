@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from vmm.fuzz.dice import Dice
+from vmm.fuzz.generate.dice import Dice
 from vmm.scenario.features import Features
 from vmm.scenario.limits import MAX_ZERO_PAGES
 from vmm.scenario.operations import (

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterator
 from typing import Literal
 
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.instructions import Instructions
-from vmm.fuzz.pools import GUEST, REACH, Pools
-from vmm.fuzz.world import World
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.instructions import Instructions
+from vmm.fuzz.generate.pools import GUEST, REACH, Pools
+from vmm.fuzz.generate.world import World
 from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,

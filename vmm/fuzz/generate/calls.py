@@ -5,9 +5,9 @@ from typing import Literal
 
 import msgspec
 
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.pools import Pools
-from vmm.fuzz.world import World
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.pools import Pools
+from vmm.fuzz.generate.world import World
 from vmm.scenario.features import Features
 from vmm.scenario.limits import MAX_ZERO_PAGES
 from vmm.scenario.operations import (

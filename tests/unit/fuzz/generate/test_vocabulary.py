@@ -11,8 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from tests.searched import composed
-from vmm.fuzz.dice import Dice
-from vmm.fuzz.races import race_scenario
+from vmm.fuzz.generate.dice import Dice
+from vmm.fuzz.generate.races import race_scenario
 from vmm.scenario import programs
 from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (

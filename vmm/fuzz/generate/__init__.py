@@ -1,0 +1,1 @@
+"""Random scenarios: `scenarios` makes one of a seed, and the other files have a subject each."""
