@@ -10,8 +10,20 @@ _NOT_SAID = f"which does not say what a memslot call asked for: {_WANTED}"
 _FTRACE = (
     r"# tracer: |CPU \d+ is empty$|cpus=\d+$|\s*\S.*-\d+ +(?:\(.{7}\) )?\[\d{3,}\] .*\d\.\d+: "
 )
+_PERF_TRACE = r"[^\"]*\bioctl\(fd: \d| *\d+\.\d+ +\S.*/\d+ \w+:\w+\("
 _OTHERS = (
-    (r"[^\"]*\bioctl\(fd: \d", f"this is of `perf trace`, {_NOT_SAID}"),
+    (_PERF_TRACE, f"this is of `perf trace`, {_NOT_SAID}"),
+    (r"Analyze events for all VMs", f"this is of `perf kvm`, {_NOT_SAID}"),
+    (r" *\d+\) +(?:[#!+*@$]? *\d+\.\d+ us +)?\| ", f"this is of ftrace, {_NOT_SAID}"),
+    (r"(?:\[pid +\d+\] )?(?:[\d:.]+ +)?SYS_[a-z]\w*\(", f"this is of ltrace, {_NOT_SAID}"),
+    (r"(?:node=\S+ )?type=[A-Z_]+ msg=audit\(", f"this is of the audit log, {_NOT_SAID}"),
+    (r"\[\d\d:\d\d:\d\d\.\d{9}\] \(\+", f"this is of LTTng, {_NOT_SAID}"),
+    (r"(?:--\d+-- )?SYSCALL\[\d+,", f"this is of valgrind, {_NOT_SAID}"),
+    (r"[DIW]\d{4} .*strace\.go:\d+\]", f"this is gVisor's log of its guest, {_NOT_SAID}"),
+    (
+        r"\{\"version\": \d, \"width\":",
+        "this is asciinema's recording: `asciinema cat FILE | vmm replay -`",
+    ),
     (_FTRACE, f"this is of ftrace or trace-cmd, {_NOT_SAID}"),
     (
         r"\s*\S.* \d+(?:/\d+)? +\[\d{3}\] +\d+\.\d+: +(?:\d+ )?[\w-]+:",
@@ -41,7 +53,7 @@ _OTHERS = (
         "this is UTF-16: `iconv -f utf-16 -t utf-8 FILE | vmm replay -`",
     ),
     (r"\{?\s*\"format\":\s*\d", "this is a scenario: `vmm run FILE`"),
-    (r"\{\"type\":", "this is a history: `vmm judge FILE`"),
+    (r"\{\"type\":\s*\"history\"", "this is a history: `vmm judge FILE`"),
 )
 _COMPILED = [(re.compile(pattern), text) for pattern, text in _OTHERS]
 
