@@ -10,6 +10,7 @@ import lzma
 import re
 import sys
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import BufferedReader
@@ -108,7 +109,7 @@ class Numbered:
                 end = self._text.find(b"\n", self._at)
             line = self._text[self._at : end if end >= 0 else None]
             self.number += 1
-            yield line[:MAX_LINE_BYTES]
+            yield line.removeprefix(BOM_UTF8)[:MAX_LINE_BYTES]
             if end < 0:
                 self._pass_long()
             elif self._left_out is not None:

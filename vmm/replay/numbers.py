@@ -9,7 +9,7 @@ _DIRECTION_AND_NUMBER = 0xC000_00FF
 _REQUESTS = {int(request) & _DIRECTION_AND_NUMBER: f"KVM_{request.name}" for request in Ioctl}
 _IOC = re.compile(r"_IOC\(([A-Z_|0-9 ]+),\s*(0x[0-9a-f]+),\s*(0x[0-9a-f]+),\s*(?:0x)?[0-9a-f]+\)")
 _DIRECTIONS = {"_IOC_NONE": 0, "_IOC_WRITE": 1, "_IOC_READ": 2}
-_NAME = re.compile(r"\bKVM_[A-Z0-9_]+\b")
+_NAME = re.compile(r"\bKVM_[A-Z0-9_]+")
 _NUMBER = re.compile(r"\s*(0x[0-9a-f]+|\d+)\b")
 
 REGION, REGION2 = "KVM_SET_USER_MEMORY_REGION", "KVM_SET_USER_MEMORY_REGION2"

@@ -68,6 +68,9 @@ _DAMAGED = "its name is damaged"
 _STRANGE = "what stands before the call is not strace's"
 _NO_RESULT = "the result is not there"
 _INJECTED = "strace made its result up (INJECTED)"
+_MOST_BROKEN = 4
+"""How many calls are looked for in a line whose calls are broken into."""
+
 _NOT_A_VM = ("ENOTTY", "EBADF")
 _CLONES = {**dict.fromkeys(MAKERS, 0), "vfork": CLONE_VM}
 _CLONE_FLAGS = {"CLONE_VM": CLONE_VM, "CLONE_FILES": CLONE_FILES}
@@ -331,18 +334,26 @@ class _Reader:
         line = Line(item.number, item.number, shown(item.text))
         if item.is_strange:
             self._trace.strange = self._trace.strange or line
-        _, _, begun = item.text.rpartition("ioctl(")
+        why = _STRANGE if item.is_strange else _CUT_OFF
+        head, *calls = item.text.rsplit("ioctl(", _MOST_BROKEN)
+        for begun in reversed(calls or [head]):
+            if self._is_cut_off_within(item.pid, line, begun, why):
+                return
+
+    def _is_cut_off_within(self, pid: int, line: Line, begun: str, why: str) -> bool:
+        """Note a call of which the arguments have begun; return whether it is one on slots."""
         parts = split(unnamed(begun[:MAX_BEGUN]))
         opened = file_of(parts[0]) if len(parts) > 1 else None
         if opened is None:  # Even the descriptor may be cut off.
-            files = list(self._processes.of(item.pid).files.values())
+            files = list(self._processes.of(pid).files.values())
         else:
-            process = self._processes.user_of(item.pid, opened[0])
+            process = self._processes.user_of(pid, opened[0])
             files = [process.files[opened[0]]] if opened[0] in process.files else []
         request = _request_begun(parts[1:])
-        for vm in {id(file.vm): file.vm for file in files if request}.values():
-            if vm is not None:
-                vm.add(Unread(line, request, _STRANGE if item.is_strange else _CUT_OFF))
+        vms = [file.vm for file in files if request and file.vm is not None]
+        for vm in {id(vm): vm for vm in vms}.values():
+            vm.add(Unread(line, request, why))
+        return bool(vms)
 
     def _passed(self, name: str, call: Called) -> None:
         self._trace.passed_over[name] += 1
@@ -377,7 +388,8 @@ def _request_begun(arguments: list[str]) -> str:
     if len(arguments) > 1:
         return ""
     is_number = begun.startswith(("_IOC", "0"))
-    return REGION if is_number or any(name.startswith(begun) for name in _BEGINNINGS) else ""
+    left = begun.rstrip("0123456789 ")  # Without the pid of a line that was written into it.
+    return REGION if is_number or any(name.startswith(left) for name in _BEGINNINGS) else ""
 
 
 def _is_begun(request: str) -> bool:

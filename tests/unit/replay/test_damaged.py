@@ -61,6 +61,24 @@ def test_a_call_that_stands_within_another_one_may_have_changed_slots(other: str
         assert kinds(f"{other[:at]}{_CALL}") == [Region, Unread], other[:at]
 
 
+def test_a_call_that_another_one_was_written_into_may_have_changed_slots() -> None:
+    other = "9 ioctl(3</dev/kvm>, KVM_CHECK_EXTENSION, KVM_CAP_EXT_CPUID) = 1"
+    for at in range(len("7 ioctl(8, KVM_SET_USER_"), len(_CALL) - len(") = 0")):
+        assert kinds(f"{_CALL[:at]}{other}{_CALL[at:]}") == [Region, Unread], _CALL[:at]
+
+
+def test_a_request_that_a_warning_was_written_into_may_be_one_on_slots() -> None:
+    for at in range(len("7 ioctl(8, KVM_SET_U"), _CALL.index("_REGION")):
+        lines = (f"{_CALL[:at]}warning: x", _CALL[at:])
+        assert kinds(*lines) == [Region, Unread], _CALL[:at]
+
+
+def test_a_mark_at_the_beginning_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{KVM}\n{region()}\n".encode())
+    assert not read_trace(path).vms[0].began_before
+
+
 def test_a_call_that_a_program_has_printed_is_none() -> None:
     assert kinds(f'7 write(1, "{_CALL}", 99) = 99') == [Region]
 
