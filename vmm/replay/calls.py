@@ -14,7 +14,7 @@ _OF_MEMORY = (
 )
 _OF_INTEREST = re.compile(
     rf"ioctl(?!\([^,\"]*, (?:op=)?(?!(?:{_NAMED})\b)[A-Z]\w+[,)])"
-    rf"|{_OF_MEMORY}|\+\+\+|^[^(]*<unfinished|\si(?:o(?:ct?)?)?$"
+    rf"|{_OF_MEMORY}|MEMORY_REGION|\+\+\+|^[^(]*<unfinished|\si(?:o(?:ct?)?)?$"
 )
 """Matches a line that has to be parsed: an ioctl that names another request has not."""
 

@@ -62,7 +62,7 @@ _POINTER = {
     REGION: "only a pointer is here: strace 4.21 and later print the structure, without -e raw",
     REGION2: "strace prints only a pointer: QEMU's -trace kvm_set_user_memory has the rest",
 }
-_MISSING = "a field of the structure is missing"
+_MISSING = "a field of the structure is missing, or damaged"
 _CUT_OFF = "the line is cut off"
 _DAMAGED = "its name is damaged"
 _STRANGE = "what stands before the call is not strace's"
@@ -401,7 +401,7 @@ def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Regi
     """Return a call on a slot; if its structure is not printed, the errno may be enough."""
     line, second = _line(call), request == REGION2
     fields = fields_of(argument)
-    flags = bits_in(fields["flags"], MEM_FLAGS) if "flags" in fields else None
+    flags = _flags(fields.get("flags", "?"))
     numbers = {name: number_of(fields.get(name, "")) for name in _FIELDS}
     slot, gpa, size, hva = (numbers[name] for name in _FIELDS)
     is_given = not (slot is None or flags is None or gpa is None or size is None or hva is None)
@@ -427,6 +427,13 @@ def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Regi
         is_foreign,
         returned=max(0, call.returned or 0),
     )
+
+
+def _flags(text: str) -> int | None:
+    """Return the flags of a slot; None if there is another word among them: it is damaged."""
+    words = {word.strip() for word in re.sub(r"/\*.*?\*/", "", text).split("|")}
+    is_whole = all(number_of(word) is not None for word in words - set(MEM_FLAGS))
+    return bits_in(text, MEM_FLAGS) if is_whole else None
 
 
 def _line(call: Called) -> Line:

@@ -61,6 +61,9 @@ _ARGUMENT_NAME = re.compile(r"^\s*[a-z_][a-z0-9_]*=")
 ON_A_SLOT = re.compile(r"\bioctl\((?:fd=)?(?:0x)?\d.*\bKVM_SET_USER_MEMORY_REGION")
 """Matches a call on a slot, whatever stands before it, and wherever it ends."""
 
+_NAMES_A_SLOT = re.compile(r"\bKVM_SET_USER_MEMORY_REGION2?, \{slot=\d")
+"""Matches what is left of such a call if even its name is damaged."""
+
 
 class Called(msgspec.Struct, frozen=True, gc=False):
     """One whole call. ``returned`` is None if the trace does not say.
@@ -152,6 +155,8 @@ class Joiner:
             return Unparsed(number, pid, "", line)
         if ON_A_SLOT.search(rest) is not None:
             return Unparsed(number, pid, "ioctl", line, is_strange=True)
+        if _NAMES_A_SLOT.search(rest) is not None:
+            return Unparsed(number, pid, "", line)
         return None
 
     def lost(self) -> list[Unparsed]:

@@ -73,6 +73,17 @@ def test_a_request_that_a_warning_was_written_into_may_be_one_on_slots() -> None
         assert kinds(*lines) == [Region, Unread], _CALL[:at]
 
 
+@pytest.mark.parametrize("at", range(len("ioctl(")))
+def test_a_call_whose_own_name_is_damaged_may_be_one_on_slots(at: int) -> None:
+    begin = len("7 ") + at
+    assert kinds(f"{_CALL[:begin]}\\xed{_CALL[begin + 1 :]}") == [Region, Unread]
+
+
+@pytest.mark.parametrize("flags", ["KVM_warning: xMEM_READONLY", "0x2warning: x", "KVM_MEM_R"])
+def test_flags_that_are_damaged_are_not_taken_for_none(flags: str) -> None:
+    assert kinds(region(1, gpa=0x20000, flags=flags)) == [Region, Unread]
+
+
 def test_a_mark_at_the_beginning_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     path.write_bytes(b"\xef\xbb\xbf" + f"{KVM}\n{region()}\n".encode())
