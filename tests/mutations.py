@@ -23,8 +23,8 @@ from tests.ideal import FEATURES, ideal_history
 from tests.played import INFO
 from vmm.catalogue import catalogue
 from vmm.cli import repro
-from vmm.cli.host import Host
 from vmm.cli.main import main
+from vmm.cli.running.host import Host
 from vmm.fuzz.journal import Intent, read_journal
 from vmm.report import json as report
 from vmm.scenario.codec import FileError, history_lines, scenario_text

@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.ideal import FEATURES, ideal_history
-from vmm.cli import carrying, check, info, lanes, listing, repro, run
-from vmm.cli.host import Host
+from vmm.cli import check, info, listing, repro, run
 from vmm.cli.main import main
+from vmm.cli.running import carrying, lanes
+from vmm.cli.running.host import Host
 from vmm.execution.runner import Record
 from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo

@@ -16,11 +16,11 @@ import msgspec
 
 from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
 from vmm.cli.command import Command
-from vmm.cli.errors import Ended, Failure, Unusable
-from vmm.cli.host import Host, look_at_host, require_usable
-from vmm.cli.printing import tell
-from vmm.cli.unfinished import Early, never_stale, not_read, note_printed, remove
-from vmm.cli.writing import apart, document, spare, temporary_folder, written_bytes
+from vmm.cli.output.errors import Ended, Failure, Unusable
+from vmm.cli.output.printing import tell
+from vmm.cli.output.unfinished import Early, never_stale, not_read, note_printed, remove
+from vmm.cli.output.writing import apart, document, spare, temporary_folder, written_bytes
+from vmm.cli.running.host import Host, look_at_host, require_usable
 from vmm.host.hostinfo import host_facts
 from vmm.scenario.endings import HOST, KERNEL_SHORT
 from vmm.scenario.reading import FileError, read_text

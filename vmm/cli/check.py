@@ -14,9 +14,11 @@ from typing import IO
 
 import click
 
-from vmm.cli.errors import usable
 from vmm.cli.fleet_option import dask_option
-from vmm.cli.formats import (
+from vmm.cli.listing import show_list
+from vmm.cli.output.console import LiveProgress
+from vmm.cli.output.errors import usable
+from vmm.cli.output.formats import (
     Outputs,
     Reporting,
     Requested,
@@ -24,15 +26,13 @@ from vmm.cli.formats import (
     outputs,
     reporting,
 )
-from vmm.cli.host import Host, look_at_host, nothing_can_run, patience_option, remarks_on
-from vmm.cli.listing import show_list
-from vmm.cli.output import LiveProgress
-from vmm.cli.printing import OutputLost, say
+from vmm.cli.output.printing import OutputLost, say
+from vmm.cli.output.writing import unless_empty
 from vmm.cli.required import require_run_option
+from vmm.cli.running.host import Host, look_at_host, nothing_can_run, patience_option, remarks_on
 from vmm.cli.selection import curated, select, selected, selecting
 from vmm.cli.shard import shard_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
-from vmm.cli.writing import unless_empty
 from vmm.host.naming import NamedFile
 from vmm.report.kselftest import kselftest_status
 from vmm.report.text import text_report
@@ -214,12 +214,12 @@ def _transcribed(
 ) -> None:
     """Run scenarios and write a transcript, for another process to judge.
 
-    With a folder of ``claims`` other machines share the scenarios: see `vmm.cli.claims`.
+    With a folder of ``claims`` other machines share the scenarios: see `vmm.cli.running.claims`.
     """
-    from vmm.cli.carrying import Orders, carry_out
-    from vmm.cli.claims import claiming
     from vmm.cli.lab.live import live
-    from vmm.cli.transcript import Transcript
+    from vmm.cli.running.carrying import Orders, carry_out
+    from vmm.cli.running.claims import claiming
+    from vmm.cli.running.transcript import Transcript
 
     host = look_at_host(patience)
     scenarios = selected(host.features, selection)
@@ -246,10 +246,10 @@ def _written(histories: Path | None) -> Iterator[IO[bytes] | None]:
 
 
 def _run(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Run:
-    from vmm.cli.carrying import Orders
-    from vmm.cli.execution import execute
-    from vmm.cli.history_files import history_files
     from vmm.cli.lab.live import live
+    from vmm.cli.running.carrying import Orders
+    from vmm.cli.running.execution import execute
+    from vmm.cli.running.history_files import history_files
 
     reports, (journal, failed) = wanted.reports, wanted.folders
     bar = LiveProgress(reports.to, len(scenarios))

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from vmm.cli.unfinished import STDOUT, Early, never_stale, remove, written_files
+from vmm.cli.output.unfinished import STDOUT, Early, never_stale, remove, written_files
 from vmm.host.signals import release
 
 
@@ -49,7 +49,7 @@ class Printing(Command):
         """Print a document that says why there is none."""
 
         def tell(early: Early, _: Sequence[str]) -> None:
-            from vmm.cli.printing import put
+            from vmm.cli.output.printing import put
             from vmm.report import json
 
             put(json.text(self.early_document(early)))

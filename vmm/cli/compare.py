@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Command
-from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, history_files
-from vmm.cli.printing import tell
+from vmm.cli.output.errors import Unusable
+from vmm.cli.output.printing import tell
 from vmm.scenario.codec import CutOffError, FileError, HistoryText, histories_in
 from vmm.scenario.demand import Limits
 from vmm.scenario.history import Header, History

@@ -4,7 +4,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from vmm.cli.command import Command
-from vmm.cli.printing import put
+from vmm.cli.output.printing import put
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -6,12 +6,12 @@ import click
 
 from vmm.catalogue.history import BUGS
 from vmm.cli.command import Printing
-from vmm.cli.host import look_at_host, remarks_on, require_usable
-from vmm.cli.output import LiveProgress, console, print_lines
-from vmm.cli.printing import put, say
+from vmm.cli.output.console import LiveProgress, console, print_lines
+from vmm.cli.output.printing import put, say
+from vmm.cli.output.unfinished import note_printed
 from vmm.cli.results import result_from
+from vmm.cli.running.host import look_at_host, remarks_on, require_usable
 from vmm.cli.selection import curated
-from vmm.cli.unfinished import note_printed
 from vmm.model.rules import rules_of_outcomes
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
 from vmm.report.resultfile import ResultFile, result_file
@@ -62,8 +62,8 @@ def _run() -> ResultFile:
     host = look_at_host()
     require_usable(host)
 
-    from vmm.cli.carrying import Orders
-    from vmm.cli.execution import execute
+    from vmm.cli.running.carrying import Orders
+    from vmm.cli.running.execution import execute
 
     scenarios = curated(host.features)
     with LiveProgress(console(stderr=True), len(scenarios)) as progress:

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.text import Text
 
 from vmm.cli.command import Writing
-from vmm.cli.errors import usable
-from vmm.cli.host import USUAL, Host, look_at_host, require_usable
-from vmm.cli.output import console, print_lines, width_of
-from vmm.cli.writing import written
+from vmm.cli.output.console import console, print_lines, width_of
+from vmm.cli.output.errors import usable
+from vmm.cli.output.writing import written
+from vmm.cli.running.host import USUAL, Host, look_at_host, require_usable
 from vmm.report import terminal
 from vmm.report.demo import WIDTH, in_ascii, opening, scene_lines
 from vmm.report.story import chapters, scenes, story, structure_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.errors import Unusable, usable
+from vmm.cli.output.errors import Unusable, usable
 from vmm.cli.selection import curated
 from vmm.scenario.codec import (
     HEADER_BEGINS,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from vmm.cli.errors import NothingRan, Unusable
-from vmm.cli.formats import Wanted
-from vmm.cli.printing import tell
-from vmm.cli.writing import document, temporary_folder
+from vmm.cli.output.errors import NothingRan, Unusable
+from vmm.cli.output.formats import Wanted
+from vmm.cli.output.printing import tell
+from vmm.cli.output.writing import document, temporary_folder
 from vmm.report import json
 from vmm.report.resultfile import ResultError, ResultFile, parse_result
 from vmm.scenario.shown import shown

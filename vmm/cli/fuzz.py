@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.errors import Failure
 from vmm.cli.files import allow_large
 from vmm.cli.fleet_option import dask_option
-from vmm.cli.host import look_at_host, require_usable
+from vmm.cli.output.errors import Failure
 from vmm.cli.required import OptionalValues, require_run_option
+from vmm.cli.running.host import look_at_host, require_usable
 from vmm.cli.shard import shard_option
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.host.cpus import allowed

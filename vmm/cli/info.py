@@ -3,11 +3,11 @@
 import click
 
 from vmm.cli.command import Printing
-from vmm.cli.errors import NothingRan
-from vmm.cli.host import look_at_host, require_usable
-from vmm.cli.output import console, print_lines
-from vmm.cli.printing import put
-from vmm.cli.unfinished import Early, note_printed
+from vmm.cli.output.console import console, print_lines
+from vmm.cli.output.errors import NothingRan
+from vmm.cli.output.printing import put
+from vmm.cli.output.unfinished import Early, note_printed
+from vmm.cli.running.host import look_at_host, require_usable
 from vmm.host.hostinfo import host_facts
 from vmm.report import json
 from vmm.report.info import host_report

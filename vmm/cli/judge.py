@@ -10,16 +10,16 @@ from pathlib import Path
 import click
 import msgspec
 
-from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large, histories_from
-from vmm.cli.formats import (
+from vmm.cli.output.errors import Unusable
+from vmm.cli.output.formats import (
     Reporting,
     Requested,
     outputs,
     reporting,
 )
-from vmm.cli.printing import say
-from vmm.cli.writing import spare
+from vmm.cli.output.printing import say
+from vmm.cli.output.writing import spare
 from vmm.host.hostinfo import host_in_brief
 from vmm.report.text import single_report
 from vmm.scenario.codec import FileError, HistoryText

@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from vmm.cli.errors import Ended, Failure, in_one_line
 from vmm.cli.groups import CommandsByName
-from vmm.cli.printing import OutputLost, give_up_on, output_checked, say
-from vmm.cli.unfinished import early_of
+from vmm.cli.output.errors import Ended, Failure, in_one_line
+from vmm.cli.output.printing import OutputLost, give_up_on, output_checked, say
+from vmm.cli.output.unfinished import early_of
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.scenario.endings import INTERRUPTED
 from vmm.verdict import statuses

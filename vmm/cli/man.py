@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 
 from vmm.cli.command import Command
-from vmm.cli.printing import put
+from vmm.cli.output.printing import put
 
 _SPECIAL = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "`": "\\(ga", "^": "\\(ha", "~": "\\(ti"}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Writing
-from vmm.cli.errors import NothingRan, Unusable, usable
 from vmm.cli.files import allow_large
-from vmm.cli.printing import tell
+from vmm.cli.output.errors import NothingRan, Unusable, usable
+from vmm.cli.output.printing import tell
+from vmm.cli.output.writing import temporary_folder
 from vmm.cli.recorded import recorded
 from vmm.cli.replay import ReplayOptions, replayed
-from vmm.cli.writing import temporary_folder
 from vmm.replay.trace import NoMemslotsError
 from vmm.scenario.demand import Limits
 

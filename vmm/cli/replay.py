@@ -10,11 +10,11 @@ import msgspec
 from rich.text import Text
 
 from vmm.cli.command import Writing
-from vmm.cli.errors import Unusable
 from vmm.cli.files import allow_large
-from vmm.cli.host import Host, exit_status, look_at_host, require_usable
-from vmm.cli.output import console, print_lines, width_of
-from vmm.cli.writing import spare, written
+from vmm.cli.output.console import console, print_lines, width_of
+from vmm.cli.output.errors import Unusable
+from vmm.cli.output.writing import spare, written
+from vmm.cli.running.host import Host, exit_status, look_at_host, require_usable
 from vmm.replay.build import Replay, replay_of
 from vmm.replay.judging import Judged, judged
 from vmm.replay.lines import STDIN, name_of
@@ -235,8 +235,8 @@ def _run(replays: list[Replay], host: Host, path: Path, wanted: ReplayOptions) -
     """Run the scenarios on this kernel, and print the verdicts."""
     require_usable(host, wanted.require_run)
 
-    from vmm.cli.carrying import Orders
-    from vmm.cli.execution import execute
+    from vmm.cli.running.carrying import Orders
+    from vmm.cli.running.execution import execute
 
     scenarios = [made.scenario for made in replays]
     result = execute(Orders(scenarios, host, jobs=1))

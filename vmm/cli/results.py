@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vmm.cli.errors import Unusable
+from vmm.cli.output.errors import Unusable
 from vmm.report.resultfile import ResultError, ResultFile, parse_result
 from vmm.scenario.reading import MAX_HISTORY_BYTES, FileError, read_text
 

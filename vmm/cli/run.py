@@ -9,19 +9,25 @@ from pathlib import Path
 import click
 
 from vmm.cli.files import STDIN, allow_large, scenario_from
-from vmm.cli.formats import (
+from vmm.cli.output.formats import (
     Reporting,
     Requested,
     Wanted,
     outputs,
     reporting,
 )
-from vmm.cli.host import look_at_host, nothing_can_run, patience_option, remarks_on, require_usable
-from vmm.cli.printing import say
+from vmm.cli.output.printing import say
+from vmm.cli.output.writing import made, spare
 from vmm.cli.required import require_run_option
+from vmm.cli.running.host import (
+    look_at_host,
+    nothing_can_run,
+    patience_option,
+    remarks_on,
+    require_usable,
+)
 from vmm.cli.selection import complete_names_or_files
 from vmm.cli.whitebox import debug_info_option, looking, white_box_option
-from vmm.cli.writing import made, spare
 from vmm.report.text import single_report
 from vmm.scenario.demand import Limits
 from vmm.verdict.result import Checked, Run
@@ -70,9 +76,9 @@ def run(
         _written(replace(vain, required=required), wanted)
     require_usable(host, required)
 
-    from vmm.cli.carrying import Orders
-    from vmm.cli.execution import execute
-    from vmm.cli.history_files import HistoryFiles
+    from vmm.cli.running.carrying import Orders
+    from vmm.cli.running.execution import execute
+    from vmm.cli.running.history_files import HistoryFiles
 
     files = None if history is None else HistoryFiles(history)
     again = "" if scenario == STDIN else f"vmm run {shlex.quote(scenario)}"

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from vmm.cli.host import USUAL
+from vmm.cli.running.host import USUAL
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.scenario.selection import Selection, SelectionError, named as _named

@@ -3,7 +3,7 @@
 import click
 
 from vmm.cli.command import Command
-from vmm.cli.printing import put
+from vmm.cli.output.printing import put
 from vmm.cli.selection import complete_names, curated, named
 from vmm.scenario.codec import scenario_text
 

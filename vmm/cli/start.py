@@ -12,7 +12,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from vmm.cli.older import forget, older_results
+from vmm.cli.output.older import forget, older_results
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.scenario.endings import is_short, of_the_host
 from vmm.verdict.statuses import INCONCLUSIVE, INTERNAL_ERROR, NOTHING_RAN, PASSED

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.errors import NothingRan, Unusable, usable
-from vmm.cli.printing import say
+from vmm.cli.output.errors import NothingRan, Unusable, usable
+from vmm.cli.output.printing import say
 from vmm.scenario.reading import FileError, opened as opened_file
 
 WHERE_IT_CAN = "VMM_WHITE_BOX"

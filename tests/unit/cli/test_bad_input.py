@@ -167,7 +167,9 @@ def test_what_is_there_is_gone_when_a_run_begins(
     old = folder / "old"
     old.write_text("an old result")
     there: list[bool] = []
-    monkeypatch.setattr("vmm.cli.output.LiveProgress.begin", lambda *_: there.append(old.exists()))
+    monkeypatch.setattr(
+        "vmm.cli.output.console.LiveProgress.begin", lambda *_: there.append(old.exists())
+    )
     vmm("check", "--json", "old")
     assert there
     assert not any(there)

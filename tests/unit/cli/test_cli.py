@@ -468,7 +468,7 @@ def test_verbose_tells_of_each(kernel: Kernel) -> None:
 def test_a_kernel_that_hangs_again_and_again_is_left_alone(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vmm.cli.carrying.MAX_HANGS", 2)
+    monkeypatch.setattr("vmm.cli.running.carrying.MAX_HANGS", 2)
     for name in ("create-one", "create-two"):
         kernel.end(name, "hung: no end within 20 s; kernel stack: none")
     result = vmm("check")
@@ -491,7 +491,7 @@ def test_a_kernel_that_is_known_to_hang_costs_seconds_and_no_other_scenario(
     monkeypatch.setattr(
         "vmm.catalogue.catalogue", lambda features, with_large=True: (scenario, *SCENARIOS)
     )
-    monkeypatch.setattr("vmm.cli.carrying.MAX_HANGS", 1)
+    monkeypatch.setattr("vmm.cli.running.carrying.MAX_HANGS", 1)
     result = vmm("check", "--patience", "30")
     assert "4 passed, 1 known" in result.stdout
     assert result.exit_code == 0

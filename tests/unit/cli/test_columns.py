@@ -12,10 +12,10 @@ from rich.text import Text
 from tests.ideal import ideal_history
 from tests.played import Kernel, named, played, vmm
 from vmm.cli import demo, lab
-from vmm.cli.host import Host
 from vmm.cli.main import COMMANDS, main
-from vmm.cli.output import print_lines
-from vmm.cli.width import width_of, wrapped
+from vmm.cli.output.console import print_lines
+from vmm.cli.output.width import width_of, wrapped
+from vmm.cli.running.host import Host
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario.codec import history_lines, scenario_text
 

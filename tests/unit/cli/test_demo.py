@@ -6,7 +6,7 @@ import pytest
 
 from tests.played import INFO, vmm
 from vmm.cli import demo
-from vmm.cli.host import Host
+from vmm.cli.running.host import Host
 
 NO_KVM = dataclasses.replace(INFO, obstacle="/dev/kvm: No such file", remedy="load kvm")
 

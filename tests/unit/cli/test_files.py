@@ -11,7 +11,7 @@ import pytest
 
 from tests.ideal import FEATURES, ideal_history
 from tests.played import INFO, Kernel, make, played, vmm
-from vmm.cli.host import Host
+from vmm.cli.running.host import Host
 from vmm.scenario.codec import history_lines, scenario_text
 from vmm.scenario.endings import HUNG
 from vmm.scenario.trouble import Trouble

@@ -10,8 +10,8 @@ import pytest
 from junitparser import JUnitXml
 
 from tests.played import Kernel, played, vmm
-from vmm.cli.errors import Unusable
-from vmm.cli.writing import written
+from vmm.cli.output.errors import Unusable
+from vmm.cli.output.writing import written
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 
 from tests.ideal import ideal_history
 from tests.played import Kernel, named, played, vmm
-from vmm.cli.history_files import UNDER_WAY
+from vmm.cli.running.history_files import UNDER_WAY
 from vmm.host.health import Problem
 from vmm.scenario.codec import read_history
 

@@ -11,10 +11,10 @@ import pytest
 from tests.ideal import FEATURES
 from tests.played import INFO, SCENARIOS, Kernel, make, played, vmm
 from vmm.catalogue import known
-from vmm.cli import lanes
-from vmm.cli.carrying import Finished, Orders, carry_out
-from vmm.cli.claims import claiming
-from vmm.cli.lanes import Lane, Queue
+from vmm.cli.running import lanes
+from vmm.cli.running.carrying import Finished, Orders, carry_out
+from vmm.cli.running.claims import claiming
+from vmm.cli.running.lanes import Lane, Queue
 from vmm.execution.runner import Worker
 from vmm.host.child import name_of
 from vmm.host.health import Problem
@@ -185,7 +185,7 @@ def test_a_worker_that_finds_no_memory_is_the_host_s_failure(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr("vmm.cli.carrying.Worker", fail)
+    monkeypatch.setattr("vmm.cli.running.carrying.Worker", fail)
     carried = carry_out(Orders(SCENARIOS, kernel.look_at_host(), lambda _: None), Took())
     assert carried.early == "the host: Cannot allocate memory"
     assert not carried.error

@@ -13,7 +13,7 @@ from tests.ideal import ideal_history
 from tests.played import Kernel, played, vmm, with_outcome
 from tests.traced import KVM, TRACES, region
 from vmm.cli import replay
-from vmm.cli.host import Host
+from vmm.cli.running.host import Host
 from vmm.host.hostinfo import HostInfo
 from vmm.replay.build import replay_of
 from vmm.replay.reader import read_trace

@@ -13,11 +13,11 @@ import pytest
 from tests.played import played, vmm
 from vmm.bench.result import BenchFileError, bench_of
 from vmm.cli.command import Command
-from vmm.cli.errors import HostFailed, NothingRan, Unusable
-from vmm.cli.formats import FORMATS
 from vmm.cli.lab.matrix import lab_task
 from vmm.cli.main import COMMANDS, main
-from vmm.cli.unfinished import Early, never_stale, not_read
+from vmm.cli.output.errors import HostFailed, NothingRan, Unusable
+from vmm.cli.output.formats import FORMATS
+from vmm.cli.output.unfinished import Early, never_stale, not_read
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.lab.errors import LabError
 from vmm.report.resultfile import parse_result

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vmm.cli.errors import HostFailed, Unusable, usable
-from vmm.cli.writing import folder_made, sweep, temporary_folder, written
+from vmm.cli.output.errors import HostFailed, Unusable, usable
+from vmm.cli.output.writing import folder_made, sweep, temporary_folder, written
 
 FULL = Path("/dev/full")
 VMM = Path(__file__).parents[3] / "vmm"
@@ -53,7 +53,7 @@ def test_what_a_lost_process_had_begun_is_removed(
     began = time.time() - 1
     (tmp_path / "logs").mkdir()
     targets = [tmp_path / "a[1].json", tmp_path / "logs" / "b.xml"]
-    monkeypatch.setattr("vmm.cli.writing._nameless", lambda _: None)
+    monkeypatch.setattr("vmm.cli.output.writing._nameless", lambda _: None)
     lose(*targets)
     mine = tmp_path / ".c.json.12345678"
     mine.touch()
@@ -134,7 +134,7 @@ def test_what_cannot_be_ended_is_the_hosts(
         raise OSError(number, os.strerror(number), "another")
 
     if not has_unnamed_files:
-        monkeypatch.setattr("vmm.cli.writing._nameless", lambda _: None)
+        monkeypatch.setattr("vmm.cli.output.writing._nameless", lambda _: None)
     monkeypatch.setattr("pathlib.Path.replace", fail)
     file = tmp_path / "file"
     file.write_text("old")

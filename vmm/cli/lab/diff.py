@@ -12,8 +12,8 @@ from vmm.cli.command import Command
 from vmm.cli.lab.machines import in_one_line, kernel_of, say, worst
 from vmm.cli.lab.matrix import lab_task, statuses_in
 from vmm.cli.lab.timeout_option import timeout_option
-from vmm.cli.output import console, print_lines
-from vmm.cli.printing import tell
+from vmm.cli.output.console import console, print_lines
+from vmm.cli.output.printing import tell
 from vmm.lab.cells import Cell, Task, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend, chosen_backend

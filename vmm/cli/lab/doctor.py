@@ -3,9 +3,9 @@
 import click
 
 from vmm.cli.command import Command
-from vmm.cli.errors import NothingRan
 from vmm.cli.lab.machines import in_one_line
-from vmm.cli.printing import tell
+from vmm.cli.output.errors import NothingRan
+from vmm.cli.output.printing import tell
 from vmm.lab.doctor import requirements
 
 

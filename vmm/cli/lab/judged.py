@@ -7,13 +7,13 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.carrying import Carried, EarlyEnd, Finished, ended_at_once
 from vmm.cli.check import RunOptions, begun
-from vmm.cli.history_files import history_files
-from vmm.cli.host import Host, nothing
-from vmm.cli.judging import Judge
+from vmm.cli.running.carrying import Carried, EarlyEnd, Finished, ended_at_once
+from vmm.cli.running.history_files import history_files
+from vmm.cli.running.host import Host, nothing
+from vmm.cli.running.judging import Judge
+from vmm.cli.running.transcript import BrokenError, LastPart, News, Opening, Reader, Skipped
 from vmm.cli.selection import selected
-from vmm.cli.transcript import BrokenError, LastPart, News, Opening, Reader, Skipped
 from vmm.host.hostinfo import host_in_brief
 from vmm.host.naming import NamedFile
 from vmm.lab.log import Reports

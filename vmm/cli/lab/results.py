@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager, nullcontext
 import click
 
 from vmm.cli.command import Command
-from vmm.cli.unfinished import STDOUT
+from vmm.cli.output.unfinished import STDOUT
 
 
 class Inside(Command):
     """A command that runs another one in a machine, as its ``words`` say."""
 
     def never_stale(self, ctx: click.Context) -> AbstractContextManager[object]:
-        """Guard the result files of the other command: see `vmm.cli.unfinished`."""
+        """Guard the result files of the other command: see `vmm.cli.output.unfinished`."""
         return _never_stale(ctx.params.get("words") or ())
 
 

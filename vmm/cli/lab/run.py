@@ -17,7 +17,7 @@ from vmm.cli.lab.progress import Progress, interrupted
 from vmm.cli.lab.results import Inside
 from vmm.cli.lab.timeout_option import timeout_option
 from vmm.cli.lab.whitebox import description_of
-from vmm.cli.writing import sweep
+from vmm.cli.output.writing import sweep
 from vmm.lab.cache import new_run_folder
 from vmm.lab.cells import usual_number
 from vmm.lab.debian import RELEASES

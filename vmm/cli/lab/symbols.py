@@ -4,7 +4,7 @@ import click
 
 from vmm.cli.command import Command
 from vmm.cli.lab.machines import in_one_line, say
-from vmm.cli.printing import put
+from vmm.cli.output.printing import put
 from vmm.lab.debian import RELEASES
 from vmm.lab.symbols import fetch_symbols
 

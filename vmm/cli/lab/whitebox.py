@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from vmm.cli.writing import written_bytes
+from vmm.cli.output.writing import written_bytes
 from vmm.lab.cache import cache_folder
 from vmm.lab.kernel import Kernel
 from vmm.lab.modules import read

@@ -15,12 +15,12 @@ from tests.ideal import ideal_history
 from tests.played import with_outcome
 from tests.unit.cli.lab.test_lab import kernel
 from vmm.catalogue import catalogue
-from vmm.cli.carrying import Carried, Finished
 from vmm.cli.files import histories_from
-from vmm.cli.host import Host
 from vmm.cli.lab.live import Live
 from vmm.cli.main import main
-from vmm.cli.transcript import Transcript
+from vmm.cli.running.carrying import Carried, Finished
+from vmm.cli.running.host import Host
+from vmm.cli.running.transcript import Transcript
 from vmm.execution.runner import Record
 from vmm.host.hostinfo import host_in_brief
 from vmm.lab import machine

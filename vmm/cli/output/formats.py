@@ -13,10 +13,9 @@ import click
 from click.shell_completion import CompletionItem
 from rich.console import Console
 
-from vmm.cli.errors import usable
-from vmm.cli.output import console, console_of, print_lines, width_of
-from vmm.cli.required import FILE, OptionalValues, json_option
-from vmm.cli.unfinished import (
+from vmm.cli.output.console import console, console_of, print_lines, width_of
+from vmm.cli.output.errors import usable
+from vmm.cli.output.unfinished import (
     Early,
     never_stale,
     not_read,
@@ -24,7 +23,8 @@ from vmm.cli.unfinished import (
     remove,
     written_files,
 )
-from vmm.cli.writing import apart, written
+from vmm.cli.output.writing import apart, written
+from vmm.cli.required import FILE, OptionalValues, json_option
 from vmm.host.hostinfo import host_facts
 from vmm.report.reporter import Reporter, Write, together
 from vmm.report.text import Detail, Print, single_report

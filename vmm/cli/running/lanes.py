@@ -74,7 +74,7 @@ class Queue:
     """Indices of the scenarios that have yet to begin.
 
     Scenarios that may hang come first, then long ones. Those with many region calls are for the
-    first lane, on whose CPU such calls wait least (see `vmm.cli.host.reserved_cpus`); other lanes
+    first lane, on whose CPU such calls wait least (see `reserved_cpus`); other lanes
     take them when nothing else is left.
     """
 

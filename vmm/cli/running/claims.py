@@ -8,7 +8,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from vmm.cli.carrying import Claim
+from vmm.cli.running.carrying import Claim
 
 
 def claiming(folder: Path) -> Claim:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import click
 
-from vmm.cli.errors import InProbing, NothingRan, TooFewRan
+from vmm.cli.output.errors import InProbing, NothingRan, TooFewRan
 from vmm.host.cpus import allowed, stay_on
 from vmm.host.hostinfo import HostInfo, host_facts
 from vmm.report import terminal

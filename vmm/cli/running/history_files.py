@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from vmm.cli.errors import Unusable, usable
-from vmm.cli.writing import folder_made
+from vmm.cli.output.errors import Unusable, usable
+from vmm.cli.output.writing import folder_made
 from vmm.execution.runner import Record
 from vmm.host.naming import named
 from vmm.verdict.judge import Status

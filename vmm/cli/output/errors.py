@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import click
 
-from vmm.cli.width import width_of, wrapped
+from vmm.cli.output.width import width_of, wrapped
 from vmm.scenario.endings import HOST_SHORT, of_the_host
 from vmm.scenario.shown import shown
 from vmm.verdict import statuses

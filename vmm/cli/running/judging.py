@@ -4,9 +4,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from vmm.cli.carrying import Carried, EarlyEnd, Finished
-from vmm.cli.history_files import HistoryFiles
-from vmm.cli.host import Host
+from vmm.cli.running.carrying import Carried, EarlyEnd, Finished
+from vmm.cli.running.history_files import HistoryFiles
+from vmm.cli.running.host import Host
 from vmm.execution.runner import Record
 from vmm.host.signals import is_interruption
 from vmm.scenario.endings import DIED, HOST, INTERRUPTED, what_is_short

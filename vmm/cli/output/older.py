@@ -1,6 +1,6 @@
 """Results of earlier runs, which must not be taken for this one's where it ends before it begins.
 
-Once a command has begun, `vmm.cli.unfinished` sees to that; its module may fail to load before.
+Once a command has begun, `unfinished.py` sees to that; its module may fail to load before.
 """
 
 import os

@@ -6,8 +6,8 @@ from typing import IO, TYPE_CHECKING, Self
 from rich.console import Console
 from rich.text import Text
 
-from vmm.cli.printing import output_checked
-from vmm.cli.width import width_of as columns_of
+from vmm.cli.output.printing import output_checked
+from vmm.cli.output.width import width_of as columns_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress

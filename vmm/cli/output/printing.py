@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import click
 
-from vmm.cli.errors import HostFailed
-from vmm.cli.width import width_of, wrapped
+from vmm.cli.output.errors import HostFailed
+from vmm.cli.output.width import width_of, wrapped
 from vmm.scenario.endings import HOST, what_is_short
 
 

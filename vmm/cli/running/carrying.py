@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vmm.cli import lanes
-from vmm.cli.host import Host, reserved_cpus
-from vmm.cli.lanes import Lane
-from vmm.cli.printing import OutputLost
+from vmm.cli.output.printing import OutputLost
+from vmm.cli.running import lanes
+from vmm.cli.running.host import Host, reserved_cpus
+from vmm.cli.running.lanes import Lane
 from vmm.execution.runner import Record, Worker
 from vmm.host.child import name_of
 from vmm.host.freememory import FreeMemory

@@ -9,9 +9,9 @@ from typing import IO, Annotated
 
 import msgspec
 
-from vmm.cli.carrying import Carried, Finished
-from vmm.cli.host import Host
 from vmm.cli.lab.live import Live
+from vmm.cli.running.carrying import Carried, Finished
+from vmm.cli.running.host import Host
 from vmm.execution.runner import Record
 from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo

@@ -14,7 +14,7 @@ from typing import IO
 
 import click
 
-from vmm.cli.errors import HostFailed, Unusable, kept, lost, usable
+from vmm.cli.output.errors import HostFailed, Unusable, kept, lost, usable
 from vmm.host.naming import NamedFile
 from vmm.scenario.endings import of_the_host
 from vmm.scenario.reading import kind_of

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from vmm.cli.carrying import Orders, carry_out
-from vmm.cli.history_files import HistoryFiles
-from vmm.cli.judging import Judge
+from vmm.cli.running.carrying import Orders, carry_out
+from vmm.cli.running.history_files import HistoryFiles
+from vmm.cli.running.judging import Judge
 from vmm.verdict.result import Checked, Run
 
 

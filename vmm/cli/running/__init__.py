@@ -1,0 +1,1 @@
+"""Scenarios run side by side, judged while others run, and handed on in order."""
