@@ -7,6 +7,7 @@ from vmm.execution.probe.features import probe_features
 from vmm.execution.runner import run_isolated
 from vmm.host.hostinfo import host_facts
 from vmm.kvm.system import Kvm
+from vmm.scenario.features import Features
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status
 from vmm.verdict.known.issues import KNOWN
@@ -20,10 +21,21 @@ BY_NAME = {
 }
 
 
+@pytest.fixture(scope="module")
+def features() -> Features:
+    with Kvm.open() as kvm:
+        return probe_features(kvm)
+
+
+@pytest.fixture(scope="module")
+def host() -> dict[str, str]:
+    return host_facts().in_brief()
+
+
 @pytest.mark.parametrize("name", BY_NAME)
-def test_known_issue_shows_where_it_is_known(kvm: Kvm, name: str) -> None:
-    features = probe_features(kvm)
-    host = host_facts().in_brief()
+def test_known_issue_shows_where_it_is_known(
+    features: Features, host: dict[str, str], name: str
+) -> None:
     scenario = next(each for each in catalogue(features) if each.name == name)
     missing = features.missing(scenario.needs, scenario.vm_type)
     if missing:
