@@ -15,6 +15,25 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all modules of a command are compiled."""
+    made = tmp_path_factory.mktemp("bytecode")
+    assert ended(made).returncode == 0
+    return made
+
+
+def ended(folder: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "vmm.cli", "coverage", "--help"],
+        env={"PYTHONPYCACHEPREFIX": str(folder), "PYTHONPATH": str(ROOT)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -26,24 +45,13 @@ ROOT = Path(__file__).parents[3]
         "vmm/cli/coverage.py",
     ],
 )
-def test_a_compiled_module_that_was_cut_off_is_the_hosts(tmp_path: Path, module: str) -> None:
-    environment = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONPATH": str(ROOT)}
-
-    def ended() -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-P", "-m", "vmm.cli", "coverage", "--help"],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    assert ended().returncode == 0
+def test_a_compiled_module_that_was_cut_off_is_the_hosts(folder: Path, module: str) -> None:
     name = Path(importlib.util.cache_from_source(module)).name
-    (compiled,) = (tmp_path / str(ROOT)[1:] / module).parent.glob(name)
-    os.truncate(compiled, compiled.stat().st_size // 2)
-    result = ended()
+    (compiled,) = (folder / str(ROOT)[1:] / module).parent.glob(name)
+    whole = compiled.read_bytes()
+    os.truncate(compiled, len(whole) // 2)
+    result = ended(folder)
+    compiled.write_bytes(whole)
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.startswith("vmm: the host: a compiled module")
     assert result.stderr.count("\n") == 1

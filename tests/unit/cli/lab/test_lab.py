@@ -1,4 +1,5 @@
 import errno
+import shutil
 from pathlib import Path
 
 import click
@@ -14,7 +15,8 @@ from vmm.scenario.selection import Selection
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def cache(cache_with_init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(cache_with_init, tmp_path / "cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -60,7 +61,8 @@ NAMES = ("move-up", "move-down", "move-between-two")
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def place(cache_with_init: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(cache_with_init, tmp_path / "cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", f"{tmp_path}:{Path('/usr/bin')}:/bin")
     (tmp_path / "work").mkdir()
