@@ -16,7 +16,7 @@ from vmm.replay.places import Places, guest_for
 from vmm.replay.steps import Step
 from vmm.replay.trace import Call, MemoryChange, Region, Trace, TracedVm, Unread, VmCall
 from vmm.scenario.features import Features
-from vmm.scenario.history import Done, Refused, SetUpRefused
+from vmm.scenario.history import Done, Refused, RingsReset, SetUpRefused
 from vmm.scenario.limits import MAX_MAPPED_PAGES
 from vmm.scenario.operations import (
     GUEST_MEMFD,
@@ -29,6 +29,7 @@ from vmm.scenario.operations import (
     Hva,
     Mapping,
     Place,
+    ResetDirtyRings,
     Scenario,
     SetIdentityMapAddr,
     SetMemoryAttributes,
@@ -230,10 +231,14 @@ def _operation(call: Region, hva: Hva) -> SetUserMemoryRegion:
     )
 
 
-def _outcome(call: Region | VmCall, name: str) -> Done | Refused | SetUpRefused:
+def _outcome(call: Region | VmCall, name: str) -> Done | Refused | RingsReset | SetUpRefused:
     if call.errno:
         return Refused(call.errno)
-    opens = isinstance(call, VmCall) and isinstance(call.operation, CreateGuestMemfd | CreateVcpu)
+    operation = call.operation if isinstance(call, VmCall) else None
+    if isinstance(operation, ResetDirtyRings):
+        # What was harvested before is not in a trace: the kernel is taken at its word.
+        return RingsReset(call.returned, call.returned)
+    opens = isinstance(operation, CreateGuestMemfd | CreateVcpu)
     # If the others succeed, they return 0 and nothing else.
     return SetUpRefused(name, answer=str(call.returned)) if call.returned and not opens else Done()
 

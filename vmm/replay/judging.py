@@ -27,6 +27,7 @@ from vmm.scenario.operations import (
     CreateVcpu,
     EnableCap,
     GetDirtyLog,
+    ResetDirtyRings,
     Scenario,
     SetIdentityMapAddr,
     SetMemoryAttributes,
@@ -41,7 +42,7 @@ _MOST_IDS, _MOST_SPACES = 1 << 16, 16
 _OF_THE_SLOT = ("guest-memfd-immutable", "guest-memfd-offset")
 """Rules for slots with a guest_memfd that do not depend on the file."""
 
-_OF_LOGS = GetDirtyLog | ClearDirtyLog | EnableCap
+_OF_LOGS = GetDirtyLog | ClearDirtyLog | EnableCap | ResetDirtyRings
 """Operations whose answers depend on the capabilities that were enabled."""
 
 _OWN_PAGES = (0xFEE0_0000, 0xFFFB_C000)

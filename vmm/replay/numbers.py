@@ -21,6 +21,7 @@ ENABLE_CAP = "KVM_ENABLE_CAP"
 CREATE_GUEST_MEMFD = "KVM_CREATE_GUEST_MEMFD"
 SET_MEMORY_ATTRIBUTES = "KVM_SET_MEMORY_ATTRIBUTES"
 CREATE_VCPU = "KVM_CREATE_VCPU"
+RESET_RINGS = "KVM_RESET_DIRTY_RINGS"
 
 CONCERNED = frozenset(
     f"KVM_{name}"
@@ -38,10 +39,10 @@ SLOT_REQUESTS = CONCERNED | {CREATE_VM, CREATE_VCPU, CHECK_EXTENSION, REGION, RE
 """All requests that say something of slots: they are recorded, and their lines parsed."""
 
 TOO_LITTLE = {
-    "KVM_RESET_DIRTY_RINGS": "which says only how many entries it reset",
+    RESET_RINGS: "which may be right or not: what was enabled is not in the trace",
     "KVM_PRE_FAULT_MEMORY": "which says only how much is left",
 }
-"""Calls whose answers depend on what a guest did, and why they cannot be judged."""
+"""Calls whose answers depend on what a trace may not have, and why they cannot be judged then."""
 
 MEM_FLAGS = {f"KVM_MEM_{flag.name}": int(flag) for flag in MemFlag}
 CAPABILITIES = {f"KVM_CAP_{cap.name}": int(cap) for cap in Cap}

@@ -3,7 +3,7 @@
 import msgspec
 
 from vmm.replay.trace import Line
-from vmm.scenario.history import Done, Refused, SetUpRefused
+from vmm.scenario.history import Done, Refused, RingsReset, SetUpRefused
 from vmm.scenario.operations import AnyOperation
 
 
@@ -17,4 +17,4 @@ class Step(msgspec.Struct, frozen=True):
     line: Line
     operation: AnyOperation
     asked: AnyOperation | None = None
-    outcome: Done | Refused | SetUpRefused | None = None
+    outcome: Done | Refused | RingsReset | SetUpRefused | None = None

@@ -16,6 +16,7 @@ from vmm.replay.numbers import (
     FALLOC_FLAGS,
     FALLOC_KEEP_SIZE,
     FALLOC_PUNCH_HOLE,
+    RESET_RINGS,
     SET_IDENTITY_MAP_ADDR,
     SET_MEMORY_ATTRIBUTES,
     SET_TSS_ADDR,
@@ -30,6 +31,7 @@ from vmm.scenario.operations import (
     EnableCap,
     GetDirtyLog,
     PunchGuestMemfd,
+    ResetDirtyRings,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
@@ -40,7 +42,7 @@ GET_LOG, CLEAR_LOG = "KVM_GET_DIRTY_LOG", "KVM_CLEAR_DIRTY_LOG"
 AS_OPERATIONS = frozenset(
     {
         *(GET_LOG, CLEAR_LOG, ENABLE_CAP, SET_IDENTITY_MAP_ADDR, SET_TSS_ADDR),
-        *(CREATE_GUEST_MEMFD, SET_MEMORY_ATTRIBUTES, CREATE_VCPU),
+        *(CREATE_GUEST_MEMFD, SET_MEMORY_ATTRIBUTES, CREATE_VCPU, RESET_RINGS),
     }
 )
 
@@ -79,6 +81,8 @@ def operation_of(request: str, argument: str, error: int) -> AnyOperation | None
         case "KVM_SET_MEMORY_ATTRIBUTES":
             numbers = _numbers(fields, "address", "size", "attributes", "flags")
             return None if numbers is None else SetMemoryAttributes(*numbers)
+        case "KVM_RESET_DIRTY_RINGS":
+            return ResetDirtyRings()
         case "KVM_CREATE_VCPU":
             if error:
                 raise NotOfSlots
