@@ -74,6 +74,7 @@ _MOST_BROKEN = 4
 
 _NOT_A_VM = ("ENOTTY", "EBADF")
 _CLONES = {**dict.fromkeys(MAKERS, 0), "vfork": CLONE_VM}
+_WITH_FLAGS = ("clone", "clone3")
 _CLONE_FLAGS = {"CLONE_VM": CLONE_VM, "CLONE_FILES": CLONE_FILES}
 _FIELDS = ("slot", "guest_phys_addr", "memory_size", "userspace_addr")
 _BY_ITSELF = (errno.EFAULT, errno.ENOTTY, errno.EIO)
@@ -114,7 +115,7 @@ class _Reader:
         match item:
             case Called():
                 self._call(item)
-            case Begun():
+            case Begun() if item.name not in _WITH_FLAGS or "flags=" in item.arguments:
                 self._processes.cloning(item.pid, **_shared(item.name, item.arguments))
             case Exited():
                 self._processes.exited(item.pid)

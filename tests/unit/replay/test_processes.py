@@ -160,3 +160,16 @@ def test_a_pid_that_is_used_again_is_of_the_last_process_that_had_it() -> None:
     )
     trace = trace_of(*once * 3)
     assert [len(vm.calls) for vm in trace.vms] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["clone", "clone3"])
+def test_a_clone_that_does_not_say_yet_what_is_shared_makes_no_forked_child(name: str) -> None:
+    flags = _THREAD.partition("(")[2] if name == "clone3" else "flags=CLONE_VM|CLONE_FILES"
+    trace = trace_of(
+        KVM,
+        f"7 {name}( <unfinished ...>",
+        region(head="9 "),
+        f"7 <... {name} resumed>{flags}) = 9",
+        region(size=0, head="9 "),
+    )
+    assert called(trace) == [(0, False), (0, False)]
