@@ -25,28 +25,40 @@ _MEMORY = Slot(1, 0x100, at("a"), pages=8)
 _FIRST, _SECOND = Slot(2, 0x114, at("b")), Slot(3, 0x116, at("b", 1))
 _OUTPUT = Slot(4, 0x10C, at("b", 2))
 _HOLE, _OTHER_HOLE = 0x110, 0x118
+_RELOAD_OFFSET, _LAST_OFFSET = PROGRAM_OFFSET + 0x100, PROGRAM_OFFSET + 0x200
+"""Where the programs begin that invalidate by loading CR3, at the usual address and the last."""
+
+_LAST_INDEX = 511
+_LAST_WORD = _LAST_INDEX * PAGE_SIZE_BYTES + 0x40
+"""The last address but for less than a page that the table of the lowest level maps."""
 
 
 def _programs() -> Iterator[AnyOperation]:
     yield from programs()
     for page, program in ((_REMAPPING, remap(_WORD)), (_COPYING, copy(_WORD))):
         yield from writes(Place("a", (4 + page) * PAGE_SIZE_BYTES + PROGRAM_OFFSET), program)
+    for offset, word in ((_RELOAD_OFFSET, _WORD), (_LAST_OFFSET, _LAST_WORD)):
+        reloading = Place("a", (4 + _REMAPPING) * PAGE_SIZE_BYTES + offset)
+        yield from writes(reloading, remap(word, reloads=True))
 
 
-def _map(gfn: int) -> Start:
-    """Let the guest map the page to a gfn, invalidate its address, and read there."""
-    entry = _TABLES.address(_TABLE) + index_of(_WORD, 0) * ENTRY_BYTES
-    code = _TABLES.address(_REMAPPING) + PROGRAM_OFFSET
+def _map(gfn: int, offset: int = PROGRAM_OFFSET) -> Start:
+    """Let the guest map a page to a gfn, invalidate its address, and read there."""
+    index = index_of(_WORD, 0) if offset != _LAST_OFFSET else _LAST_INDEX
+    entry = _TABLES.address(_TABLE) + index * ENTRY_BYTES
+    code = _TABLES.address(_REMAPPING) + offset
     return Start(code, _TABLES.gpa, entry, gfn * PAGE_SIZE_BYTES | USED)
 
 
 _EQUAL = Tables("a", 0x100, (*_GFNS[:_PAGE], _TARGET, _GFNS[_TARGET]), bits=USED)
 """The page's gfn, a hole, is the number of the target's page, and so its address."""
 
-_ACROSS = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x102), bits=USED)
+_ACROSS = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x102, 0x107), bits=USED)
+_EXCHANGING = 4
 _SECOND_START = 1 << 21
 """The first address of the second entry of the table at 0x102, which leads to one of two tables."""
 
+_ATOMIC = Place("a", 7 * PAGE_SIZE_BYTES + PROGRAM_OFFSET)
 _PROGRAM = Place("a", (4 + _REMAPPING) * PAGE_SIZE_BYTES + PROGRAM_OFFSET)
 _TABLE_GFN = 0x103
 _TWICE = Tables("a", 0x100, (*_GFNS[:_PAGE], _FIRST.gfn), bits=USED)
@@ -55,7 +67,7 @@ _SECOND_WORD = _SECOND_START + 0x40
 _SECOND_TABLES = Slot(2, 0x108, at("b"), pages=2)
 
 
-def _lead(gfn: int, is_across: bool) -> Start:
+def _lead(gfn: int, is_across: bool = False, is_atomic: bool = False) -> Start:
     """Let the guest change where the second entry leads, and read there.
 
     ``is_across``: by a word whose lower half is in the entry before, which it leaves as it was.
@@ -63,7 +75,7 @@ def _lead(gfn: int, is_across: bool) -> Start:
     begin, value = ENTRY_BYTES, gfn * PAGE_SIZE_BYTES | USED
     if is_across:
         begin, value = ENTRY_BYTES - 2, (value & 0xFFFF) << 16
-    code = _ACROSS.address(_REMAPPING) + PROGRAM_OFFSET
+    code = _ACROSS.address(_EXCHANGING if is_atomic else _REMAPPING) + PROGRAM_OFFSET
     return Start(code, _ACROSS.gpa, _ACROSS.address(3) + begin, value)
 
 
@@ -75,6 +87,7 @@ def _across() -> Iterator[AnyOperation]:
     yield from lowest_level(at("b", 1), (0x105, 0x104), USED)
     yield from programs()
     yield from writes(_PROGRAM, remap(_SECOND_WORD))
+    yield from writes(_ATOMIC, remap(_SECOND_WORD, is_atomic=True))
     yield from (_MEMORY.create(), _SECOND_TABLES.create())
 
 
@@ -89,14 +102,15 @@ _SET_UP = (
 )
 _SOURCE = "kvm_mmu_invlpg, FNAME(sync_spte), vcpu_clear_mmio_info; Intel SDM vol. 3, 4.10.4"
 _TRACKED = (
-    "kvm_mmu_track_write, mmu_pte_write_fetch_gpte, detect_write_misaligned; "
-    "Intel SDM vol. 3, 4.10.4.1"
+    "kvm_mmu_track_write, mmu_pte_write_fetch_gpte, detect_write_misaligned, "
+    "emulator_cmpxchg_emulated; Intel SDM vol. 3, 4.10.4.1"
 )
 
 SCENARIOS = (
     start_scenario(
         "and-map-an-address-anew",
-        "After INVLPG an address reaches what its page tables say by then, be it a slot or a hole.",
+        "After INVLPG, or a load of CR3, an address reaches what its page tables say by then, be "
+        "it a slot or a hole.",
         *_SET_UP,
         _READ,
         *(_map(gfn) for gfn in (_FIRST.gfn, _SECOND.gfn, _HOLE, _OTHER_HOLE, _SECOND.gfn)),
@@ -106,7 +120,12 @@ SCENARIOS = (
         _FIRST.create(),
         *(_map(gfn) for gfn in (_FIRST.gfn, _HOLE)),
         _READ,
-        source=_SOURCE,
+        *(
+            _map(gfn, offset)
+            for offset in (_RELOAD_OFFSET, _LAST_OFFSET)
+            for gfn in (_FIRST.gfn, _SECOND.gfn, _HOLE, _FIRST.gfn)
+        ),
+        source=f"{_SOURCE}; kvm_mmu_sync_roots",
     ),
     start_scenario(
         "and-copy-from-where-mmio-was",
@@ -160,9 +179,11 @@ SCENARIOS = (
     ),
     start_scenario(
         "and-map-two-megabytes-anew",
-        "After INVLPG an address reaches what an entry above the last level says by then.",
+        "After INVLPG an address reaches what an entry above the last level says by then, even if "
+        "it was exchanged.",
         *_across(),
-        *(_lead(gfn, is_across=False) for gfn in (0x108, 0x109, 0x108)),
+        *(_lead(gfn) for gfn in (0x108, 0x109, 0x108)),
+        *(_lead(gfn, is_atomic=True) for gfn in (0x109, 0x108)),
         source=_TRACKED,
     ),
     start_scenario(

@@ -5,6 +5,7 @@ port of the *execute* guest.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 
 from vmm.scenario.operations import PAGE_SIZE_BYTES, HostWrite, Place
 
@@ -17,6 +18,12 @@ STORE = bytes.fromhex("890f 8b07 e7e1 f4")
 _REMAP, _REMAP_END = bytes.fromhex("890f 48bf"), bytes.fromhex("0f013f 8b07 e7e1 f4")
 """mov %ecx, (%rdi); mov $address, %rdi; invlpg (%rdi), then as LOAD: the guest writes half of an
 entry of its page tables, and reads a word at an address."""
+
+_EXCHANGE = bytes.fromhex("870f 48bf")
+"""xchg %ecx, (%rdi) in place of that mov: the guest exchanges half of an entry, which is atomic."""
+
+_RELOAD_END = bytes.fromhex("0f20d8 0f22d8 8b07 e7e1 f4")
+"""mov %cr3, %rax; mov %rax, %cr3 in place of that invlpg: the guest invalidates all addresses."""
 
 _REMAP_BOTH, _REMAP_BOTH_END = (
     bytes.fromhex("890f 894f08 48bf"),
@@ -107,9 +114,14 @@ def index_of(address: int, level: int) -> int:
     return address >> shift_of(level) & (1 << _INDEX_BITS) - 1
 
 
-def remap(address: int) -> bytes:
-    """Return a program that writes CX to the entry at DI, invalidates an address, reads there."""
-    return _REMAP + address.to_bytes(_ADDRESS_BYTES, "little") + _REMAP_END
+def remap(address: int, is_atomic: bool = False, reloads: bool = False) -> bytes:
+    """Return a program that writes CX to the entry at DI, invalidates an address, reads there.
+
+    ``is_atomic``: it exchanges CX with the entry; ``reloads``: it invalidates all by loading CR3.
+    """
+    begin = _EXCHANGE if is_atomic else _REMAP
+    end = _RELOAD_END if reloads else _REMAP_END
+    return begin + address.to_bytes(_ADDRESS_BYTES, "little") + end
 
 
 def remap_both(address: int) -> bytes:
@@ -131,7 +143,8 @@ def remapped_by(code: bytes) -> tuple[int, ...]:
     It writes as many entries. None for another program.
     """
     address = _address_in(code, _REMAP)
-    if code.startswith(remap(address)):
+    ways = product((False, True), repeat=2)
+    if any(code.startswith(remap(address, *way)) for way in ways):
         return (address,)
     address = _address_in(code, _REMAP_BOTH)
     if code.startswith(remap_both(address)):

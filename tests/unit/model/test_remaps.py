@@ -35,7 +35,7 @@ from vmm.scenario.programs import (
 
 TABLES = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x107, 0x103, 0x110, 0x10C), bits=USED)
 WORD = TABLES.address(5) + 0x40
-BOTH_OFFSET = 0xB00
+BOTH_OFFSET, ATOMIC_OFFSET, RELOAD_OFFSET = 0xB00, 0xC00, 0xD00
 FILL = b"\xff" * 4
 
 
@@ -49,6 +49,8 @@ def model(flags: int = 0) -> Model:
         *TABLES.lay(),
         *writes(Place("a", 4 * page + PROGRAM_OFFSET), remap(WORD)),
         *writes(Place("a", 4 * page + BOTH_OFFSET), remap_both(WORD)),
+        *writes(Place("a", 4 * page + ATOMIC_OFFSET), remap(WORD, is_atomic=True)),
+        *writes(Place("a", 4 * page + RELOAD_OFFSET), remap(WORD, reloads=True)),
         *writes(Place("a", 5 * page + PROGRAM_OFFSET), copy(WORD)),
         *writes(Place("a", 6 * page + PROGRAM_OFFSET), LONG_FAR_CALL),
         *writes(Place("a", 6 * page - 4), descriptor[:4]),
@@ -86,9 +88,10 @@ def test_a_page_mapped_anew_is_reached_at_once() -> None:
     assert only(made, mapping(0x10C)).outcome == Touched(identity(1, 0))
 
 
-def test_the_entry_is_written() -> None:
+@pytest.mark.parametrize("program", [PROGRAM_OFFSET, ATOMIC_OFFSET, RELOAD_OFFSET])
+def test_the_entry_is_written(program: int) -> None:
     made = model()
-    only(made, mapping(0x114))
+    assert only(made, mapping(0x114, program=program)).outcome == Touched(identity(1, 1))
     found = only(made, Inspect()).outcome
     assert isinstance(found, Inspected)
     (change,) = found.changes
