@@ -19,11 +19,11 @@ _SHARING = tuple(Slot(number, 0x100 + 4 * number, at("a"), pages=3) for number i
 
 _THREE = Mapping("huge", 1536, "thp")
 _PARTS = (
-    Slot(1, 0x900, at("huge", 256), pages=896),
+    Slot(1, 0x900, at("huge", 256), pages=1024),
     Slot(2, 0x1280, at("huge", 128), pages=1152),
     Slot(3, 0x19FF, at("huge", 511), pages=2),
 )
-"""In line with the three huge pages of their memory."""
+"""In line with the three huge pages of their memory; the first has as many pages as two of them."""
 
 _PLACES = (
     Scenario(
@@ -176,7 +176,7 @@ _BACKINGS = (
         operations=(
             *creates(*_PARTS),
             # The last huge page first: its beginning is as far from that as the slot's.
-            *(read(gfn) for gfn in (0xC00, 0xC80, 0xC7F, 0xA00, 0xBFF, 0x900, 0x8FF)),
+            *(read(gfn) for gfn in (0xC00, 0xD00, 0xCFF, 0xA00, 0xBFF, 0x900, 0x8FF)),
             *(read(gfn) for gfn in (0x1600, 0x1700, 0x16FF, 0x1400, 0x15FF, 0x1280, 0x127F)),
             *(read(gfn) for gfn in (0x1A00, 0x1A01, 0x19FF, 0x19FE)),
             *(write(gfn, gfn) for gfn in (0xC00, 0x9FF, 0x1600, 0x13FF, 0x1A00, 0x19FF)),

@@ -297,6 +297,11 @@ SCENARIOS = (
         _event(0x100, 4, 7, on=False),
         *(_write(0x100, 4, value) for value in (7, 8)),
         CollectMmio(),
+        _event(0x300, 0, name="any", on=False),
+        _write(0x300, 4, 1),
+        _event(0x300, 0, name="any"),
+        _write(0x300, 4, 2),
+        CollectMmio(),
         needs=_EVENTFDS,
     ),
     _scenario(

@@ -209,7 +209,8 @@ SCENARIOS = (
     ),
     Scenario(
         name="follow-within-huge-pages",
-        why="Pages in the middle, at the end and at the start of huge pages are dropped alone.",
+        why="Pages in the middle, at the end and at the start of huge pages are dropped alone, in "
+        "the second huge page of a slot while the first is whole, too.",
         source=_MMU_NOTIFIER,
         tags=("follow", "huge"),
         needs=("sync_mmu",),
@@ -218,6 +219,8 @@ SCENARIOS = (
         operations=(
             Slot(1, 0x200, at("huge"), 1024).create(),
             *(write(0x200 + page, page, 0x200) for page in (0, 99, 100, 101, 511, 512, 1023)),
+            ChangeHostMemory(at("huge", 700), 1),
+            *(read(0x200 + page, 0x200) for page in (700, 699, 701, 512)),
             ChangeHostMemory(at("huge", 100), 1),
             ChangeHostMemory(at("huge", 511), 2),
             *(read(0x200 + page, 0x200) for page in (0, 99, 100, 101, 510, 511, 512, 513, 1023)),

@@ -37,6 +37,8 @@ _SEEN = Slot(1, 0x100, at("shown"), pages=4)
 _PART = Slot(2, 0x200, at("shown", 4), pages=2)
 _SHOW = (made(flags=SHARED), MapGuestMemfd("g", "shown"))
 _FOUR = range(0x100, 0x104)
+_LOWEST = Slot(2, 0, at("a"), pages=2)
+"""Its gfns are less than the pages of the file before its own."""
 
 
 def _hole(page: int, pages: int = 1) -> PunchGuestMemfd:
@@ -304,7 +306,8 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-hole-beyond-an-offset",
-        "A slot that begins within the file loses exactly the punched pages, at its own gfns.",
+        "Slots that begin within the file lose exactly the punched pages, at their own gfns, "
+        "though the hole begins before, and after the slot is gone whose part is before theirs.",
         made(),
         bound(ONE, page=4),
         _private(ONE.gfn, 2),
@@ -314,9 +317,21 @@ _PRIVATE_MEMORY = (
         read(ONE.gfn),
         read(ONE.gfn + 1),
         write(ONE.gfn, 0x0107_F003),
-        _hole(5, 3),
+        bound(_LOWEST, page=6),
+        _private(_LOWEST.gfn, 2),
+        write(_LOWEST.gfn, 0x0107_F004),
+        write(_LOWEST.gfn + 1, 0x0107_F005),
+        _hole(5, 2),
+        # The punched page before any that may get its memory, zeroed.
+        read(_LOWEST.gfn),
+        read(_LOWEST.gfn + 1),
         read(ONE.gfn),
         read(ONE.gfn + 1),
+        unbound(ONE),
+        write(_LOWEST.gfn, 0x0107_F006),
+        _hole(6),
+        read(_LOWEST.gfn),
+        read(_LOWEST.gfn + 1),
     ),
     _hidden(
         "private-hole-while-the-gpa-is-shared",

@@ -37,6 +37,8 @@ from vmm.scenario.operations import (
 _LOW = Slot(1, 0x100, at("a"))
 _HIGH = Slot(2, 0x101, at("b"))
 _RO = Slot(3, 0x102, at("b", 1), 2, READONLY)
+_TWIN = Slot(1, 0x100, at("a"), 2, LOG_DIRTY_PAGES)
+_SMM_TWIN = Slot(SMM << 16 | 1, 0x100, at("b"), 2, LOG_DIRTY_PAGES)
 _BORDER = gpa_of(0x101)
 _START = gpa_of(0x102)
 _END = gpa_of(0x104)
@@ -49,6 +51,12 @@ _EMULATED = tuple(row for row in UPDATES if row.is_emulated)
 _EMULATED_LOCKED = tuple(row for row in _EMULATED if row.is_locked)
 _EMULATED_ATOMIC = "910c57dfa4d1; emulator_cmpxchg_emulated"
 _CMPXCHG = INSTRUCTIONS["lock-cmpxchg"]
+_TABLES_STORED = tuple(
+    Instruction(name, _BORDER - before, 4, 0x1234_5678, 0xABCD)
+    for name in ("sgdt", "sidt")
+    for before in (1, 3, 5, 6)
+)
+"""What is stored over a border, or up to it, in a way of its own."""
 
 
 def _forced(op: Instruction) -> Instruction:
@@ -102,18 +110,23 @@ _ON_MEMORY = (
         Slot(1, 0x100, at("a"), 2).create(),
         *map(_forced, every_update(_EMULATED, gpa_of(0x100, 0x40), tag(0, 0))),
         *map(_forced, over(_BORDER, _EMULATED)),
+        *map(_forced, _TABLES_STORED),
         Inspect(),
         source=_EMULATED_ATOMIC,
     ),
     instruction_scenario(
         "instructions-that-kvm-emulates-in-smm",
-        "KVM's emulator reads and writes the address space that the vCPU is in.",
-        *creates(Slot(1, 0x100, at("a"), 2), Slot(SMM << 16 | 1, 0x100, at("b"), 2)),
+        "KVM's emulator reads and writes the address space that the vCPU is in, and logs it there.",
+        *creates(_TWIN, _SMM_TWIN),
         *map(_forced_in_smm, every_update(_EMULATED_LOCKED, gpa_of(0x100, 0x40), tag(1, 0))),
+        _TWIN.log(),
+        _SMM_TWIN.log(),
         *map(_forced_in_smm, over(_BORDER, _EMULATED, widest=True)),
         Inspect(),
+        _TWIN.log(),
+        _SMM_TWIN.log(),
         source=_EMULATED_ATOMIC,
-        tags=("smm",),
+        tags=("smm", "dirty"),
         needs=("smm",),
     ),
     instruction_scenario(

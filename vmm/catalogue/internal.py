@@ -211,10 +211,12 @@ _APIC_SCENARIOS = (
     _internal(
         "apic-page-then-a-slot-over-it",
         "With a local APIC in the kernel a slot over its page may be EEXIST; the pages beside it "
-        "are free.",
-        _INTERNAL,
+        "are free, and exit until then.",
+        f"{_INTERNAL}; apic_mmio_in_range",
         CreateIrqchip(),
         CreateVcpu(),
+        read(_APIC_GFN - 1, 0xFFC),
+        read(_APIC_GFN + 1, 0),
         *creates(
             Slot(1, _APIC_GFN, at("a")),
             Slot(2, _APIC_GFN - 1, at("b")),

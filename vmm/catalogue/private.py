@@ -140,6 +140,9 @@ _LAST_GFN = _BIG.gfn + _BIG.pages - 1
 _FAR = (_LAST_GFN - 0x200, 1 << 18)
 """The last two huge pages of the slot, but for a page, and nearly 1 GiB beyond it."""
 
+_BEFORE = (_BIG.gfn - 4 * 512, 4 * 512 + 1)
+"""Four huge pages before the slot, and its first page."""
+
 _SCATTERED = (0x210, 0x10, 0, 0x3FF, 0x1FF, 0x200, 0x11)
 
 
@@ -191,7 +194,8 @@ _IN_HUGE_PAGES = (
     ),
     _protected(
         "private-range-far-beyond-a-slot",
-        "A private range may go on far beyond the end of a slot, where nothing belongs to it.",
+        "A private range may begin before a slot, and go on far beyond its end, where nothing "
+        "belongs to it.",
         _BIG.create(),
         read(_BIG.gfn),
         write(_LAST_GFN - 0x201, 0x5ECC_0001),
@@ -200,6 +204,10 @@ _IN_HUGE_PAGES = (
         _shared(*_FAR),
         write(_LAST_GFN, 0x5ECC_0002),
         read(_LAST_GFN),
+        _private(*_BEFORE),
+        read(_BIG.gfn + 1),
+        _shared(*_BEFORE),
+        read(_BIG.gfn),
         _BIG.delete(),
         Inspect(),
         source="kvm_handle_gfn_range, kvm_arch_post_set_memory_attributes",

@@ -17,6 +17,9 @@ from vmm.scenario.operations import (
 
 _API = "api.rst 4.35, KVM_MEM_READONLY; KVM_CAP_READONLY_MEM"
 _RO = Slot(1, 0x100, at("a"), 2, READONLY)
+_RO_EIGHT = Slot(2, 0x108, at("a"), 8, READONLY)
+"""As many pages as KVM maps ahead at most, where it does."""
+
 _RW_BELOW = Slot(2, 0xFF, at("b"))
 _RW_ABOVE = Slot(3, 0x102, at("b", 2))
 _START = _RO.gfn * PAGE_SIZE_BYTES
@@ -28,7 +31,12 @@ _readonly = Area(tags=("readonly",), source=_API, needs=("readonly_mem",))
 
 SCENARIOS = (
     _readonly(
-        "readonly-create", "Reads reach memory; writes exit and change nothing.", _RO.create()
+        "readonly-create",
+        "Reads reach memory; writes exit and change nothing, on the pages after one that was read, "
+        "too.",
+        _RO.create(),
+        _RO_EIGHT.create(),
+        source=f"{_API}; direct_pte_prefetch_many",
     ),
     _readonly(
         "readonly-every-width",
