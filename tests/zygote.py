@@ -30,7 +30,13 @@ from kvm_abi import raw
 
 ROOT = Path(__file__).parents[1]
 _COMMANDS = ("check", "fuzz", "info", "judge", "run")
-_USED_BY_THEM = ("carrying", "execution", "fuzzing", "history_files", "lab.live")
+_USED_BY_THEM = (
+    "running.carrying",
+    "running.execution",
+    "fuzzing",
+    "running.history_files",
+    "lab.live",
+)
 
 
 def vmm(
