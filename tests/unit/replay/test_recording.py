@@ -31,6 +31,7 @@ CALLS = {
     "qemu-q35-migration.strace.gz": 32,
     "kvmtool-5g.strace.gz": 2,
     "qemu-q35-migration-logs.strace.gz": 27,
+    "qemu-q35-dirty-ring.strace.gz": 16,
     "selftest-memslot-stress.strace.gz": 22,
 }
 """How many calls on memslots each of the recorded traces has."""

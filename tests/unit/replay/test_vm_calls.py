@@ -197,6 +197,18 @@ def test_each_altered_answer_on_a_log_of_a_real_trace_is_found() -> None:
         assert found.line.number == number
 
 
+def test_a_refused_reset_of_the_rings_of_a_real_trace_is_found() -> None:
+    name = "qemu-q35-dirty-ring.strace.gz"
+    lines = decompress((TRACES / name).read_bytes()).decode().splitlines()
+    (at,) = [at for at, line in enumerate(lines) if "KVM_RESET_DIRTY_RINGS" in line]
+    assert lines[at].endswith(" = 2819")
+    lines[at] = lines[at].replace("= 2819", f"= {EINVAL}")
+    again = read_lines(iter(enumerate(lines, 1)), name)
+    found = judged(replay_of(again, again.vms[0]))
+    assert found.verdict.status is Status.DIFFERS
+    assert (found.line and found.line.number) == at + 1
+
+
 def test_calls_that_carry_too_little_are_named_with_the_reason() -> None:
     attributes = "7 ioctl(8, KVM_SET_MEMORY_ATTRIBUTES, 0x7ffe) = 0"
     made = "7 ioctl(8, KVM_CREATE_GUEST_MEMFD, 0x7ffe) = 9"
