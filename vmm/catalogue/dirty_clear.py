@@ -19,6 +19,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     ClearDirtyLog,
     EnableCap,
+    GetDirtyLog,
     Mapping,
     Scenario,
     Sweep,
@@ -131,10 +132,13 @@ _CLEARS = (
     ),
     clearing(
         "clear-without-manual-protection",
-        "Clearing works without manual protection, too; the remaining pages are reported.",
-        _SLOT.create(),
+        "Clearing works without manual protection, too; the remaining pages are reported, and "
+        "those of another slot.",
+        *creates(_SLOT, replace(_SMALL, slot=2, hva=at("memory", 130))),
         *writes(_SLOT, 0, 64, 129),
+        *writes(_SMALL, 2),
         clear(_SLOT, 64, 64, 64),
+        GetDirtyLog(2),
         *writes(_SLOT, 65),
         _SLOT.log(),
         _SLOT.log(),

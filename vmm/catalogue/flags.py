@@ -180,7 +180,7 @@ _FORMS = (
     ),
     Scenario(
         name="second-form-refusals",
-        why="The second form refuses what the first one refuses: overlap, another size, absence.",
+        why="The second form refuses what the first one refuses, and no READONLY slot.",
         source="api.rst 4.140 KVM_SET_USER_MEMORY_REGION2",
         tags=("second-form", "errno"),
         mappings=(A, B),
@@ -192,6 +192,7 @@ _FORMS = (
             second_form(_TWO.delete()),
             # Without the flag GUEST_MEMFD the offset means nothing.
             second_form(_TWO.create(), guest_memfd_offset=1),
+            second_form(Slot(3, 0x110, at("a"), 2, READONLY).create()),
         ),
     ),
 )

@@ -65,7 +65,8 @@ def _several(last: int) -> tuple[Scenario, ...]:
         ),
         Scenario(
             name="slot-ids-one-after-another",
-            why="Whichever id was deleted last, a slot can be created with any.",
+            why="Whichever id was deleted last, a slot can be created with any; deleting one of "
+            "two leaves the other.",
             source="KVM_CAP_NR_MEMSLOTS; id_to_index",
             tags=("ids", "create", "delete"),
             mappings=(A, B),
@@ -151,11 +152,12 @@ def _alike(last: int) -> Iterator[AnyOperation]:
 
 def _taken(last: int) -> Iterator[AnyOperation]:
     mover = Slot(6, 0x110, at("b"), pages=2)
-    yield mover.create()
+    yield from (mover.move(0x114), mover.create())  # One that was moved before.
     for slot in (*_spread(last), Slot(255, 0, 0), Slot(256, 0, 0)):
         taken = Slot(slot.slot, 0x100, at("a"), pages=3)
         yield taken.create()
         yield from (Slot(5, first, at("b", 2), pages=2).create() for first in (0xFF, 0x100, 0x102))
+        yield Slot(5, 0, 0).delete()  # Nothing is left of what was refused.
         yield from (mover.move(first) for first in (0xFF, 0x101, 0x102))
         yield from (read(0xFF), read(0x102), read(0x103), taken.delete())
         # Refused where another slot is, it can be made elsewhere.
@@ -166,9 +168,11 @@ def _one_after_another(last: int) -> Iterator[AnyOperation]:
     ids = [slot.slot for slot in _spread(last)]
     for first in ids:
         for second in ids:
-            yield from (Slot(first, 0x100, at("a")).create(), Slot(first, 0, 0).delete())
-            yield from (Slot(second, 0x101, at("b")).create(), read(0x100), read(0x101))
-            yield Slot(second, 0, 0).delete()
+            one, two = Slot(first, 0x100, at("a")), Slot(second, 0x101, at("b"))
+            begun = (
+                (one.delete(), two.create()) if first == second else (two.create(), one.delete())
+            )
+            yield from (one.create(), *begun, read(0x100), read(0x101), two.delete())
 
 
 def _spread(last: int) -> tuple[Slot, ...]:

@@ -170,12 +170,14 @@ _IDENTITY_SCENARIOS = (
 _APIC_SCENARIOS = (
     _internal(
         "irqchip-before-and-after-a-vcpu",
-        "KVM_CREATE_IRQCHIP works once, and before any vCPU.",
+        "KVM_CREATE_IRQCHIP works once, and before any vCPU; slots may come before it.",
         "api.rst 4.24 KVM_CREATE_IRQCHIP",
+        Slot(1, 0x100, at("a")).create(),
         CreateIrqchip(),
         CreateIrqchip(),
         CreateVcpu(),
         CreateIrqchip(),
+        read(0x100),
         NewVm(),
         CreateVcpu(),
         CreateIrqchip(),

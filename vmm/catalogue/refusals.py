@@ -166,8 +166,10 @@ _POINTERS = (
         ),
         msgspec.structs.replace(but(_CALL, memory_size=1), argument="unreadable"),
         but(_CALL, guest_phys_addr=_LIVE_GPA, flags=1 << 3),
-        # Both another size and an overlap.
+        # Both another size, other memory or another READONLY, and an overlap.
         replace(_LIVE, pages=1).move(_OTHER.gfn),
+        replace(_LIVE, hva=at("a", 1)).move(_OTHER.gfn),
+        _LIVE.move(_OTHER.gfn, READONLY),
     ),
 )
 

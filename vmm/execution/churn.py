@@ -47,8 +47,8 @@ def churn(vm: Vm, op: Churn, read: Callable[[int], None]) -> Closed | Refused:
     gpa, so that there is something to unmap.
     """
     with (
-        HostMapping.anonymous(_PAIR_BYTES) as pair,
-        HostMapping.reserved(_LARGE_BYTES) as large,
+        _closed_if_unused(HostMapping.anonymous(_PAIR_BYTES)) as pair,
+        _closed_if_unused(HostMapping.reserved(_LARGE_BYTES)) as large,
         _none_left(vm, op.slot),
         ExitStack() as at_end,
     ):
@@ -58,6 +58,16 @@ def churn(vm: Vm, op: Churn, read: Callable[[int], None]) -> Closed | Refused:
             return Closed((*growth(turn, op.times), *churning.accepted))
         except KvmError as error:
             return Refused(error.errno or 0)
+
+
+@contextmanager
+def _closed_if_unused(mapping: HostMapping) -> Iterator[HostMapping]:
+    """Close a mapping at the end, unless the kernel keeps a slot that uses it."""
+    try:
+        yield mapping
+    finally:
+        if not mapping.in_use:
+            mapping.close()
 
 
 @contextmanager

@@ -213,6 +213,17 @@ class HostMapping(HostPages):
             raise RuntimeError(f"{self!r} is in use by {users}")
         super().close()
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a slot uses the mapping, so that it cannot be closed.
+
+        >>> from vmm import HostMapping
+        >>> with HostMapping.anonymous(0x1000) as memory:
+        ...     memory.in_use
+        False
+        """
+        return bool(self._pins())
+
     def _pins(self) -> list[tuple[int, int]]:
         return sorted(
             (vm, slot)
