@@ -103,10 +103,16 @@ def _fill_and_empty(nr_memslots: int, most_deleted: int) -> Iterator[AnyOperatio
     chance = random.Random(_SEED)
     slots = _slots(nr_memslots, chance)
     yield from slots
-    yield Slot(nr_memslots, 0x100, at("pages")).create()
+    more = Slot(nr_memslots, 0x100, at("pages"))  # Refused if the table is full.
+    yield more.create()
     yield from map(_read, sorted(slots, key=attrgetter("guest_phys_addr")))
+    yield from (more.delete(), read(0x100))
     yield from _move_in_a_full_table(slots[0])
     chance.shuffle(slots)
+    # The lowest and the highest are among those that go while most of the others stay.
+    for last in (min, max):
+        end = last(slots, key=attrgetter("guest_phys_addr"))
+        slots.insert(0, slots.pop(slots.index(end)))
     deleted = min(most_deleted, len(slots))
     step = -(-deleted // _ROUNDS)
     for start in range(0, deleted, step):
