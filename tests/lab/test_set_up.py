@@ -286,6 +286,12 @@ def test_what_is_refused_in_a_scenario_differs_there(tmp_path: Path, call: str, 
     assert (judged.returncode, judged.stdout.count("DIFFERS")) == (1, 1)
 
 
+def test_a_slot_that_a_churn_cannot_delete_differs() -> None:
+    ran = vmm("DELETE:errno=22:after=60", "run", "a-thousand-changes-later")
+    assert ran.returncode == 1
+    assert "  observed  EINVAL\n" in ran.stdout
+
+
 @pytest.mark.parametrize(
     ("call", "scenario"),
     [
