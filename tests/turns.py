@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 FOLDERS = ("kvm", "lab")
 
 
@@ -23,6 +25,11 @@ def turn(folder: str, alone: bool = False, place: str = "") -> Iterator[None]:
         for name in FOLDERS if alone else (folder,):
             stack.enter_context(_held(Path(place or tempfile.gettempdir()) / _file(name)))
         yield
+
+
+def marks_of(scenario: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Return the marks of a test that plays a scenario: one that watches memory runs alone."""
+    return (pytest.mark.alone,) if scenario.startswith("nothing-used-up-") else ()
 
 
 def _file(name: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.lab.player import Player
+from tests.turns import marks_of
 from vmm.catalogue.history import BUGS
 
 IMITATED = {
@@ -83,13 +84,10 @@ def player() -> Iterator[Player]:
         yield process
 
 
-def _pairs() -> Iterator[object]:
-    for bug, name in IMITATED:
-        marks = (pytest.mark.alone,) if name.startswith("nothing-used-up-") else ()
-        yield pytest.param(bug, name, marks=marks)
-
-
-@pytest.mark.parametrize(("bug", "scenario"), tuple(_pairs()))
+@pytest.mark.parametrize(
+    ("bug", "scenario"),
+    [pytest.param(bug, name, marks=marks_of(name)) for bug, name in IMITATED],
+)
 def test_scenario_shows_the_bug(bug: str, scenario: str, player: Player) -> None:
     assert player.play("-", scenario) == "passed -"
     verdicts = player.shows(IMITATED[bug, scenario], scenario)

@@ -12,6 +12,7 @@ import pytest
 
 from tests.lab import lab
 from tests.lab.player import Player
+from tests.turns import marks_of
 from tests.zygote import vmm
 from vmm.catalogue import catalogue
 from vmm.execution.probe.features import probe_features
@@ -105,8 +106,7 @@ def _pairs() -> Iterator[object]:
     for fault, names in CAUGHT.items():
         for name in names:
             marks = [] if (fault, name) in enough else [pytest.mark.long]
-            marks += [pytest.mark.alone] if name.startswith("nothing-used-up-") else []
-            yield pytest.param(fault, name, marks=marks)
+            yield pytest.param(fault, name, marks=(*marks, *marks_of(name)))
 
 
 @pytest.mark.parametrize(("fault", "scenario"), tuple(_pairs()))
