@@ -13,7 +13,7 @@ from vmm.cli.output.printing import tell
 from vmm.cli.output.writing import temporary_folder
 from vmm.cli.recorded import recorded
 from vmm.cli.replay import ReplayOptions, replayed
-from vmm.replay.trace import NoMemslotsError
+from vmm.replay.trace import NoMemslotsError, TraceError
 from vmm.scenario.demand import Limits
 
 _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace`, or the like"
@@ -72,3 +72,5 @@ def record(
         except NoMemslotsError:
             why = f"{command[0]} made no call on a memslot: is it a VMM, with KVM?"
             raise Unusable(why) from None
+        except TraceError as error:
+            raise Unusable(str(error)) from None

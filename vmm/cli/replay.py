@@ -19,7 +19,7 @@ from vmm.replay.build import Replay, replay_of
 from vmm.replay.judging import Judged, judged
 from vmm.replay.lines import STDIN, name_of
 from vmm.replay.reader import read_trace
-from vmm.replay.trace import Line, NoMemslotsError, Trace, TracedVm, TraceError
+from vmm.replay.trace import Line, Trace, TracedVm, TraceError
 from vmm.report import terminal
 from vmm.report.replay import heading, refusals, remark
 from vmm.scenario import outcomewords
@@ -81,7 +81,7 @@ def replay(
     wanted = ReplayOptions(judge_only, file, number, require_run, limits)
     try:
         ctx.exit(replayed(traces, wanted))
-    except NoMemslotsError as error:
+    except TraceError as error:
         raise Unusable(str(error)) from None
 
 
@@ -109,15 +109,10 @@ class ReplayOptions:
 def replayed(paths: tuple[Path, ...], wanted: ReplayOptions) -> int:
     """Judge and run the VMs of a trace; return the exit status.
 
-    Raises NoMemslotsError for a trace without a call on a memslot.
+    Raises TraceError for one that cannot be used.
     """
     file = wanted.file
-    try:
-        trace = read_trace(*paths)
-    except NoMemslotsError:
-        raise
-    except TraceError as error:
-        raise Unusable(str(error)) from None
+    trace = read_trace(*paths)
     vms = _chosen(trace, wanted.number, file)
     spare(paths, [str(file)] if file is not None else [])
     path = Path(trace.name)

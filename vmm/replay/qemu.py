@@ -70,8 +70,6 @@ def read_qemu(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
             reader.take(Line(number, number, shown(line)), line, "")
         elif line.isdecimal() or EVENT.startswith(line):
             trace.cut_line = trace.cut_line or number
-    for vm in trace.vms:
-        vm.cut_line = trace.cut_line
 
 
 class _Machine:

@@ -96,6 +96,8 @@ def read_lines(numbered: Iterable[tuple[int, str]], name: str) -> Trace:
         )
     if isinstance(numbered, Numbered):
         trace.lines = numbered.number
+    for vm in trace.vms:
+        vm.cut_line = trace.cut_line
     _require_calls(trace)
     return trace
 

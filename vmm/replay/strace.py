@@ -98,8 +98,6 @@ def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
             reader.take(item)
     for item in joiner.left():
         reader.take(item)
-    for vm in trace.vms:
-        vm.cut_line = trace.cut_line
 
 
 class _Reader:
