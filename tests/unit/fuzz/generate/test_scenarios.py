@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from tests.ideal import FEATURES, ideal_history
-from tests.searched import BASES, composed, composed_from, some
+from tests.searched import BASES, composed, composed_from, of_subject, some
 from vmm.fuzz.generate.dice import Dice, seed_of
 from vmm.fuzz.generate.looks import Looks
-from vmm.fuzz.generate.pools import Pools, with_odd_subject
+from vmm.fuzz.generate.pools import Pools
 from vmm.fuzz.generate.scenarios import generate
 from vmm.fuzz.generate.world import World
 from vmm.model.devices import RING_ENTRIES
@@ -79,11 +79,7 @@ def test_every_scenario_of_a_subject_is_valid(
 
 @pytest.fixture(scope="module")
 def of_devices() -> Sequence[Scenario]:
-    """Scenarios about devices, of which other tests hardly meet one."""
-    always = "vmm.fuzz.generate.scenarios._with_odd_subject"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(always, lambda drawn, has, _: with_odd_subject(drawn, "devices", has))
-        return [generate(seed_of(3, number), FEATURES) for number in range(100)]
+    return of_subject("devices", 3, 100, FEATURES)
 
 
 def test_every_scenario_of_devices_is_valid(of_devices: Sequence[Scenario]) -> None:

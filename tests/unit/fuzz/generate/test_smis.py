@@ -6,10 +6,8 @@ import msgspec
 import pytest
 
 from tests.ideal import ideal_history
-from tests.searched import composed, composed_from
-from vmm.fuzz.generate.dice import seed_of
-from vmm.fuzz.generate.pools import SMRAM_GFNS, with_odd_subject
-from vmm.fuzz.generate.scenarios import generate
+from tests.searched import composed, composed_from, of_subject
+from vmm.fuzz.generate.pools import SMRAM_GFNS
 from vmm.scenario.history import Mmio, Touched
 from vmm.scenario.operations import SMM, Scenario, SetUserMemoryRegion, Start
 from vmm.scenario.slots import as_id_of
@@ -20,10 +18,7 @@ from vmm.verdict.judge import Status, judge
 
 @pytest.fixture(scope="module")
 def of_smis() -> Sequence[Scenario]:
-    always = "vmm.fuzz.generate.scenarios._with_odd_subject"
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(always, lambda drawn, has, _: with_odd_subject(drawn, "smis", has))
-        made = [generate(seed_of(5, number), EVERYTHING) for number in range(60)]
+    made = of_subject("smis", 5, 60, EVERYTHING)
     return [each for each in made if any(map(_is_smi, each.operations))]
 
 
