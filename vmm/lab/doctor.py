@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from vmm.lab.initramfs import compiled_init
 from vmm.lab.machine import QEMU, usable_nesting
 
 _SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_LIBELF = Path("/usr/include/libelf.h")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +45,36 @@ def requirements() -> Iterator[Requirement]:
         kept = (cache_folder() / "debian" / name / MANIFEST).exists()
         lack = "" if kept else "not in the cache: fetched when it is used"
         yield Requirement(f"--kernel {name}", "is ready to boot", lack)
-    for program, package in (("make", "make"), ("flex", "flex"), ("bison", "bison"), ("bc", "bc")):
-        yield _program(program, package, "scripts/lab-kernel builds kernels")
-    header = Path("/usr/include/libelf.h")
-    lack = "" if header.exists() else f"{header} is missing: apt install libelf-dev"
-    yield Requirement("libelf", "scripts/lab-kernel builds kernels", lack)
+    yield _builder()
+
+
+def remedy(found: Iterable[Requirement]) -> str:
+    """Return the one command that installs all that packages can bring, "" where none is missing."""
+    lacks = [each.lack.partition("apt install ")[2] for each in found]
+    packages = list(dict.fromkeys(" ".join(lacks).split()))
+    return f"apt install {' '.join(packages)}" if packages else ""
+
+
+def _builder() -> Requirement:
+    programs = ("make", "flex", "bison", "bc", os.environ.get("CC") or "gcc")
+    missing = {
+        name: "gcc" if name == programs[-1] else name for name in programs if not _is_there(name)
+    }
+    if not _LIBELF.exists():
+        missing[_LIBELF.name] = "libelf-dev"
+    verb = "is" if len(missing) == 1 else "are"
+    install = f"{verb} missing: apt install {' '.join(missing.values())}"
+    lack = f"{', '.join(missing)} {install}" if missing else ""
+    return Requirement("scripts/lab-kernel", "builds kernels", lack)
 
 
 def _program(name: str, package: str, purpose: str, is_vital: bool = False) -> Requirement:
-    is_there = shutil.which(name, path=_SBIN) is not None
-    lack = "" if is_there else f"{name} is missing: apt install {package}"
+    lack = "" if _is_there(name) else f"{name} is missing: apt install {package}"
     return Requirement(name, purpose, lack, is_vital)
+
+
+def _is_there(name: str) -> bool:
+    return shutil.which(name, path=_SBIN) is not None
 
 
 def _init() -> Requirement:
