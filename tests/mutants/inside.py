@@ -22,8 +22,8 @@ import msgspec
 from tests.mutants.words import Order, Said, Task
 from vmm.catalogue import catalogue
 from vmm.cli.main import main as command
+from vmm.cli.options.whitebox import looking
 from vmm.cli.running.host import look_at_host
-from vmm.cli.whitebox import looking
 from vmm.execution.runner import Worker
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch, Problem

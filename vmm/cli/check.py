@@ -14,8 +14,12 @@ from typing import IO
 
 import click
 
-from vmm.cli.fleet_option import dask_option
 from vmm.cli.listing import show_list
+from vmm.cli.options.dask import dask_option
+from vmm.cli.options.required import require_run_option
+from vmm.cli.options.selection import curated, select, selected, selecting
+from vmm.cli.options.shard import shard_option
+from vmm.cli.options.whitebox import debug_info_option, looking, white_box_option
 from vmm.cli.output.console import LiveProgress
 from vmm.cli.output.errors import usable
 from vmm.cli.output.formats import (
@@ -28,11 +32,7 @@ from vmm.cli.output.formats import (
 )
 from vmm.cli.output.printing import OutputLost, say
 from vmm.cli.output.writing import unless_empty
-from vmm.cli.required import require_run_option
 from vmm.cli.running.host import Host, look_at_host, nothing_can_run, patience_option, remarks_on
-from vmm.cli.selection import curated, select, selected, selecting
-from vmm.cli.shard import shard_option
-from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.host.naming import NamedFile
 from vmm.report.kselftest import kselftest_status
 from vmm.report.text import text_report

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Command
-from vmm.cli.files import allow_large, history_files
+from vmm.cli.input.files import allow_large, history_files
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.printing import tell
 from vmm.scenario.codec import CutOffError, FileError, HistoryText, histories_in

@@ -6,12 +6,12 @@ import click
 
 from vmm.catalogue.history import BUGS
 from vmm.cli.command import Printing
+from vmm.cli.input.results import result_from
+from vmm.cli.options.selection import curated
 from vmm.cli.output.console import LiveProgress, console, print_lines
 from vmm.cli.output.printing import put, say
 from vmm.cli.output.unfinished import note_printed
-from vmm.cli.results import result_from
 from vmm.cli.running.host import look_at_host, remarks_on, require_usable
-from vmm.cli.selection import curated
 from vmm.model.rules import rules_of_outcomes
 from vmm.report.coverage import coverage_json, coverage_lines, coverage_markdown
 from vmm.report.resultfile import ResultFile, result_file

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.files import allow_large
-from vmm.cli.fleet_option import dask_option
+from vmm.cli.input.files import allow_large
+from vmm.cli.options.dask import dask_option
+from vmm.cli.options.required import OptionalValues, require_run_option
+from vmm.cli.options.shard import shard_option
+from vmm.cli.options.whitebox import debug_info_option, looking, white_box_option
 from vmm.cli.output.errors import Failure
-from vmm.cli.required import OptionalValues, require_run_option
 from vmm.cli.running.host import look_at_host, require_usable
-from vmm.cli.shard import shard_option
-from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.host.cpus import allowed
 from vmm.scenario.demand import Limits
 from vmm.verdict import statuses

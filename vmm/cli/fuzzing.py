@@ -9,13 +9,13 @@ from pathlib import Path
 from rich.live import Live
 from rich.text import Text
 
-from vmm.cli.files import scenario_from
+from vmm.cli.input.files import scenario_from
+from vmm.cli.options.selection import curated
 from vmm.cli.output.console import console
 from vmm.cli.output.errors import Unusable, usable
 from vmm.cli.output.printing import tell
 from vmm.cli.output.writing import folder_made
 from vmm.cli.running.host import Host
-from vmm.cli.selection import curated
 from vmm.fuzz import corpus
 from vmm.fuzz.driver import Fuzzer
 from vmm.fuzz.endings import is_ending

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from vmm.cli.files import allow_large, histories_from
+from vmm.cli.input.files import allow_large, histories_from
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.formats import (
     Reporting,

@@ -2,12 +2,12 @@
 
 import click
 
+from vmm.cli.options.selection import curated, select
 from vmm.cli.output.console import console, print_lines, width_of
 from vmm.cli.output.formats import Wanted
 from vmm.cli.output.printing import say
 from vmm.cli.output.writing import document
 from vmm.cli.running.host import look_at_host
-from vmm.cli.selection import curated, select
 from vmm.host.freememory import FreeMemory
 from vmm.report import json, terminal
 from vmm.scenario.demand import short_of_memory

@@ -6,10 +6,10 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Writing
+from vmm.cli.input.results import result_from
+from vmm.cli.options.required import FILE
 from vmm.cli.output.errors import Unusable, usable
 from vmm.cli.output.writing import spare, written
-from vmm.cli.required import FILE
-from vmm.cli.results import result_from
 
 
 @click.command(cls=Writing, documents=("file",))

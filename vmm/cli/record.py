@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Writing
-from vmm.cli.files import allow_large
+from vmm.cli.input.files import allow_large
 from vmm.cli.output.errors import NothingRan, Unusable, usable
 from vmm.cli.output.printing import tell
 from vmm.cli.output.writing import temporary_folder

@@ -10,7 +10,7 @@ import msgspec
 from rich.text import Text
 
 from vmm.cli.command import Writing
-from vmm.cli.files import allow_large
+from vmm.cli.input.files import allow_large
 from vmm.cli.output.console import console, print_lines, width_of
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.writing import spare, written

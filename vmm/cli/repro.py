@@ -5,12 +5,12 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Writing
-from vmm.cli.files import allow_large, history_from, holds_history, scenario_from
+from vmm.cli.input.files import allow_large, history_from, holds_history, scenario_from
+from vmm.cli.options.selection import complete_names_or_files
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.printing import put
 from vmm.cli.output.writing import spare, written
 from vmm.cli.running.host import look_at_host
-from vmm.cli.selection import complete_names_or_files
 from vmm.repro.emit import InexpressibleError, program, program_of
 from vmm.scenario.demand import Limits
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import click
 
-from vmm.cli.files import STDIN, allow_large, scenario_from
+from vmm.cli.input.files import STDIN, allow_large, scenario_from
+from vmm.cli.options.required import require_run_option
+from vmm.cli.options.selection import complete_names_or_files
+from vmm.cli.options.whitebox import debug_info_option, looking, white_box_option
 from vmm.cli.output.formats import (
     Reporting,
     Requested,
@@ -18,7 +21,6 @@ from vmm.cli.output.formats import (
 )
 from vmm.cli.output.printing import say
 from vmm.cli.output.writing import made, spare
-from vmm.cli.required import require_run_option
 from vmm.cli.running.host import (
     look_at_host,
     nothing_can_run,
@@ -26,8 +28,6 @@ from vmm.cli.running.host import (
     remarks_on,
     require_usable,
 )
-from vmm.cli.selection import complete_names_or_files
-from vmm.cli.whitebox import debug_info_option, looking, white_box_option
 from vmm.report.text import single_report
 from vmm.scenario.demand import Limits
 from vmm.verdict.result import Checked, Run

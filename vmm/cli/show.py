@@ -3,8 +3,8 @@
 import click
 
 from vmm.cli.command import Command
+from vmm.cli.options.selection import complete_names, curated, named
 from vmm.cli.output.printing import put
-from vmm.cli.selection import complete_names, curated, named
 from vmm.scenario.codec import scenario_text
 
 

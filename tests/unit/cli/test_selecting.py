@@ -10,8 +10,8 @@ from click.testing import Result
 from tests.ideal import ideal_history
 from tests.played import SCENARIOS, Kernel, make, named, played, vmm
 from vmm.catalogue import LARGE_NAMES, catalogue, large_scenarios
+from vmm.cli.options.selection import select, selected
 from vmm.cli.running.history_files import UNDER_WAY
-from vmm.cli.selection import select, selected
 from vmm.execution.runner import Record
 from vmm.scenario.codec import history_lines, scenario_text
 from vmm.scenario.features import Features

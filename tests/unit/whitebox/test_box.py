@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from vmm.cli.main import main
-from vmm.cli.whitebox import WHERE_IT_CAN, looking
+from vmm.cli.options.whitebox import WHERE_IT_CAN, looking
 from vmm.execution.looking import look_at
 from vmm.whitebox.box import opened
 from vmm.whitebox.errors import CannotLookError

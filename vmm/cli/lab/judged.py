@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from vmm.cli.check import RunOptions, begun
+from vmm.cli.options.selection import selected
 from vmm.cli.running.carrying import Carried, EarlyEnd, Finished, ended_at_once
 from vmm.cli.running.history_files import history_files
 from vmm.cli.running.host import Host, nothing
 from vmm.cli.running.judging import Judge
 from vmm.cli.running.transcript import BrokenError, LastPart, News, Opening, Reader, Skipped
-from vmm.cli.selection import selected
 from vmm.host.hostinfo import host_in_brief
 from vmm.host.naming import NamedFile
 from vmm.lab.log import Reports

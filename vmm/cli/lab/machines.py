@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 import vmm
+from vmm.cli.options.whitebox import WHERE_IT_CAN
 from vmm.cli.output.errors import Ended
 from vmm.cli.output.printing import tell
 from vmm.cli.preloaded import PROGRAM
-from vmm.cli.whitebox import WHERE_IT_CAN
 from vmm.lab.cache import cache_folder, home
 from vmm.lab.debian import RELEASES, fetched
 from vmm.lab.errors import LabError, MissingError, NoKernelError

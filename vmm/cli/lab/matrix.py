@@ -10,15 +10,15 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Command
+from vmm.cli.input.results import result_from
 from vmm.cli.lab.cells import Watched, say_what_runs
 from vmm.cli.lab.machines import in_one_line, kernel_of, say, worst
 from vmm.cli.lab.timeout_option import timeout_option
+from vmm.cli.options.selection import curated, select, selecting
 from vmm.cli.output.console import console, print_lines
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.unfinished import never_stale, remove
 from vmm.cli.output.writing import folder_made, written
-from vmm.cli.results import result_from
-from vmm.cli.selection import curated, select, selecting
 from vmm.lab.cells import MMUS, Task, cells_of, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend

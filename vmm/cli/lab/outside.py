@@ -17,9 +17,9 @@ from vmm.cli.check import RunOptions, check
 from vmm.cli.lab.judged import EnoughError, Judged, Part
 from vmm.cli.lab.machines import worst
 from vmm.cli.lab.progress import Progress, interrupted, together
+from vmm.cli.options.selection import curated, select
 from vmm.cli.output.errors import usable
 from vmm.cli.output.writing import temporary_folder
-from vmm.cli.selection import curated, select
 from vmm.lab.log import Reports
 from vmm.lab.machine import Backend
 from vmm.lab.run import Ending

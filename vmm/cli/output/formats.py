@@ -13,6 +13,7 @@ import click
 from click.shell_completion import CompletionItem
 from rich.console import Console
 
+from vmm.cli.options.required import FILE, OptionalValues, json_option
 from vmm.cli.output.console import console, console_of, print_lines, width_of
 from vmm.cli.output.errors import usable
 from vmm.cli.output.unfinished import (
@@ -24,7 +25,6 @@ from vmm.cli.output.unfinished import (
     written_files,
 )
 from vmm.cli.output.writing import apart, written
-from vmm.cli.required import FILE, OptionalValues, json_option
 from vmm.host.hostinfo import host_facts
 from vmm.report.reporter import Reporter, Write, together
 from vmm.report.text import Detail, Print, single_report

@@ -16,7 +16,7 @@ from tests.ideal import ideal_history
 from tests.played import with_outcome
 from tests.unit.cli.lab.test_lab import kernel
 from vmm.catalogue import catalogue
-from vmm.cli.files import histories_from
+from vmm.cli.input.files import histories_from
 from vmm.cli.lab.live import Live
 from vmm.cli.main import main
 from vmm.cli.running.carrying import Carried, Finished

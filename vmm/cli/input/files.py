@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from vmm.cli.options.selection import curated
 from vmm.cli.output.errors import Unusable, usable
-from vmm.cli.selection import curated
 from vmm.scenario.codec import (
     HEADER_BEGINS,
     FileError,
