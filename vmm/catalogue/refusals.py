@@ -25,6 +25,7 @@ from vmm.scenario.operations import (
     Scenario,
     SetUserMemoryRegion,
 )
+from vmm.scenario.slots import USER_END
 
 _SET = "__kvm_set_memory_region"
 
@@ -125,6 +126,27 @@ _ADDRESSES = (
                 )
             ),
             source="6014bc27561f to 86e6b1547b3d; access_ok(userspace_addr, memory_size)",
+        ),
+        survey="none",
+    ),
+    msgspec.structs.replace(
+        _refused(
+            "slot-up-to-the-end-of-user-memory",
+            "A slot may end where user memory ends: it is made, moved, logged and deleted.",
+            *(
+                call
+                for pages in (1, 3)
+                for slot in (Slot(10, 0x110, USER_END - pages * _SIZE, pages),)
+                for call in (
+                    slot.create(),
+                    slot.create(),
+                    slot.move(0x118),
+                    slot.move(0x118, LOG_DIRTY_PAGES),
+                    second_form(slot.move(0x110, LOG_DIRTY_PAGES)),
+                    slot.delete(),
+                )
+            ),
+            source="access_ok(userspace_addr, memory_size)",
         ),
         survey="none",
     ),

@@ -306,15 +306,15 @@ class OperationChecker:
             return place_problem(op.userspace_addr, size, ".userspace_addr", self._mappings)
         if USER_END <= op.userspace_addr < 1 << 64:
             return ""
-        # If a kernel accepts it, the guest may reach the top of this process's stack.
+        # Where a kernel accepts it, the guest may reach the top of this process's stack.
         few = USER_END - op.userspace_addr <= MAX_BEFORE_THE_END * PAGE_SIZE_BYTES
-        if few and op.userspace_addr + size > USER_END:
+        if few and op.userspace_addr + size >= USER_END:
             return ""
         if op.userspace_addr == 0 and pages_of(size) <= MAX_ZERO_PAGES:
             return ""
         return (
             f".userspace_addr: {op.userspace_addr:#x} is neither 0 (up to {MAX_ZERO_PAGES} pages) "
-            f"nor {USER_END:#x} or more (nor does it reach beyond that from up to "
+            f"nor {USER_END:#x} or more (nor does it reach that from up to "
             f"{MAX_BEFORE_THE_END} pages before); name a place in a mapping"
         )
 

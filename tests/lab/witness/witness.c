@@ -54,8 +54,8 @@
  *
  * Numbers are hexadecimal but for ids and N. "1+800" is a page and 0x800 bytes. ID may be
  * "last", "beyond" or "1/1" (address space 1); GPA "last", "beyond" or "top"; HVA, else a page
- * of the pool, "null", "hole" or "kernel". FILE may be "none" or "other" (no guest_memfd), or
- * "plain": the second form without one.
+ * of the pool, "null", "hole", "end" (of user space) or "kernel". FILE may be "none" or "other" (no
+ * guest_memfd), or "plain": the second form without one.
  */
 #include "witness.h"
 
@@ -167,6 +167,8 @@ uint64_t hva_of(const char *text)
         return 0;
     if (!strcmp(text, "kernel"))
         return 0xffff800000000000ull;
+    if (!strcmp(text, "end"))
+        return 0x7ffffffff000ull - PAGE;
     return !strcmp(text, "hole") ? (uint64_t)hole : (uint64_t)pool + pages(text);
 }
 

@@ -3,6 +3,7 @@
 
 #define LOGGED KVM_MEM_LOG_DIRTY_PAGES
 #define FROM_4_GIB (1ull << 32)
+#define END_OF_USER_SPACE 0x7ffffffff000ull
 #define HIGHEST_BIT_OF_AN_ID 0x8000u
 
 static void accept_hva_with_flags(struct vm *vm, struct call *call)
@@ -70,6 +71,38 @@ static void drop_log_of_second_form(struct vm *vm, struct call *call)
         call->sent.region.flags &= ~LOGGED;
 }
 
+static bool is_readonly_in_second_form(struct vm *vm, struct call *call)
+{
+    (void)vm;
+    return call->request == SET_REGION2 && call->change == CREATE
+        && call->asked.flags & KVM_MEM_READONLY;
+}
+
+static bool ends_with_user_space(struct vm *vm, struct call *call)
+{
+    (void)vm;
+    return call->change == CREATE && call->asked.hva + call->asked.size == END_OF_USER_SPACE;
+}
+
+/* The creation before was refused. */
+static void accept_absent_after_refused(struct vm *vm, struct call *call)
+{
+    if (call->refusal == ABSENT_DELETE && vm->stashed && vm->stash.id == call->asked.id
+        && strike(vm))
+        call->error = 0;
+    vm->stashed = call->refusal == CREATE_OVERLAPS;
+    vm->stash = call->asked;
+}
+
+static void accept_second_move_onto(struct vm *vm, struct call *call)
+{
+    if (call->refusal != MOVE_OVERLAPS)
+        return;
+    if (vm->armed && strike(vm))
+        call->error = 0;
+    vm->armed = true;
+}
+
 const struct fault refusal_faults[] = {
     {.name = "hva-change-with-flags-accepted", .after = accept_hva_with_flags,
      .sentence = "A userspace_addr changed with LOG_DIRTY_PAGES is answered with 0, and not done.",
@@ -94,5 +127,19 @@ const struct fault refusal_faults[] = {
     {.name = "second-form-flags-only-drops-log", .before = drop_log_of_second_form,
      .sentence = "The second form of the call does not turn logging on for a slot that is there.",
      .witness = "set 1 100 1 0; bind 1 100 1 0 plain 0 log; log 1"},
+    {.name = "second-form-readonly-einval", .legal = is_readonly_in_second_form, .answer = EINVAL,
+     .sentence = "The second form of the call is EINVAL for a new READONLY slot.",
+     .witness = "bind 1 100 1 0 plain 0 ro"},
+    {.name = "end-of-user-space-einval", .legal = ends_with_user_space, .answer = EINVAL,
+     .sentence = "A slot whose memory ends where user space ends is EINVAL.",
+     .witness = "set 1 100 1 end"},
+    {.name = "ro-toggle-eexist", .refusal = READONLY_TOGGLED, .answer = EEXIST,
+     .sentence = "Changing READONLY is EEXIST.", .witness = "set 1 100 1 0; set 1 100 1 0 ro"},
+    {.name = "absent-delete-after-refused-create", .after = accept_absent_after_refused,
+     .sentence = "A slot whose creation was just refused can be deleted.",
+     .witness = "set 1 100 1 0; set 2 100 1 1; delete 2"},
+    {.name = "second-move-onto-accepted", .after = accept_second_move_onto,
+     .sentence = "The second move onto another slot is answered with 0, and nothing is done.",
+     .witness = "set 1 100 1 0; set 2 110 1 1; set 2 100 1 1; set 2 100 1 1"},
     {0},
 };

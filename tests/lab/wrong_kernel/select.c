@@ -20,7 +20,7 @@ static const struct fault *const tables[] = {
     others_faults,
     device_faults, beside_faults, start_faults, clock_faults, state_faults, history_faults,
     combined_faults, refusal_faults, condition_faults,
-    space_faults,
+    space_faults, bystander_faults,
 };
 #define NR_TABLES (sizeof(tables) / sizeof(tables[0]))
 

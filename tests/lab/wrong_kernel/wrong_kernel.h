@@ -401,7 +401,7 @@ extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequ
     port_faults[], element_faults[], long_faults[], host_faults[], others_faults[], device_faults[],
     beside_faults[],
     start_faults[], clock_faults[], state_faults[], history_faults[], combined_faults[],
-    refusal_faults[], condition_faults[], space_faults[];
+    refusal_faults[], condition_faults[], space_faults[], bystander_faults[];
 
 /* kernel.c: the system call itself, and what a fault may do to a VM. All return 0 or an errno. */
 int kernel_ioctl(int fd, unsigned long request, void *argument);
