@@ -49,7 +49,7 @@ def requirements() -> Iterator[Requirement]:
 
 
 def remedy(found: Iterable[Requirement]) -> str:
-    """Return the one command that installs all that packages can bring, "" where none is missing."""
+    """Return the one command that installs all that packages can bring, "" if none is missing."""
     lacks = [each.lack.partition("apt install ")[2] for each in found]
     packages = list(dict.fromkeys(" ".join(lacks).split()))
     return f"apt install {' '.join(packages)}" if packages else ""
