@@ -134,7 +134,8 @@ class Accesses:
         may_fault = rule is HVA_ABSENT or rule is HVA_WRITE_PROTECTED
         if may_fault and _may_fault(pieces, write):
             is_apart = write and bool(changed_bytes(pieces))
-            return (usual, Allowed(Stopped("EFAULT"), rule, is_apart=is_apart))
+            begun = partial(self._was_begun, op, pieces)
+            return (usual, Allowed(Stopped("EFAULT"), rule, begun, is_apart))
         return (usual,)
 
     def watch(self, watch: Callable[[tuple[Piece, ...], bytes], None]) -> None:
@@ -252,6 +253,14 @@ class Accesses:
             if self._reads_make_dirty and piece.kind == "memory":
                 page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
                 self._tracking.read(vcpu, piece.slot, page)
+
+    def _was_begun(self, op: Touch, pieces: Iterable[Piece]) -> None:
+        """Note that a vCPU stopped amid an access: what it reached may be mapped, and so logged."""
+        self.was_read(op.vcpu, pieces)
+        for piece in pieces:
+            if op.access == "write" and piece.slot is not None and not leaves_memory(piece, True):
+                page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
+                self._tracking.read(op.vcpu, piece.slot, page)
 
     def was_walked(self, vcpu: int, piece: Piece) -> None:
         """Note that a page table entry was used: nested paging may log that as a write."""

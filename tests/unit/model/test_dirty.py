@@ -1,6 +1,7 @@
 """Dirty pages, asked of the model directly: what logs and rings hold, and what they may hold."""
 
 import errno
+from typing import Literal
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from vmm.scenario.history import (
     Refused,
     RingPages,
     RingsReset,
+    Stopped,
 )
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -301,3 +303,24 @@ def test_reset_counts_what_was_harvested() -> None:
     assert allowed.admits(RingsReset(3, 3))
     assert not allowed.admits(RingsReset(2, 3))
     assert not allowed.admits(Done())
+
+
+@pytest.mark.parametrize(
+    ("access", "features"), [("read", READS_MAP_WRITABLE), ("write", FEATURES)]
+)
+def test_what_a_stopped_vcpu_reached_may_be_logged(
+    access: Literal["read", "write"], features: Features
+) -> None:
+    """It stops at a page without host memory, after the one before it was mapped."""
+    absent = SetUserMemoryRegion(4, 0x101000, 4096, Place("none"))
+    one = SetUserMemoryRegion(3, 0x100000, 4096, Place("a"), LOG_DIRTY_PAGES)
+    model = Model((Mapping("a", 1), Mapping("none", 1, "unmapped")), features)
+    for operation in (one, absent):
+        model.allowed(operation)[0].adopt()
+    (_, stopped) = model.allowed(Touch(0x100FFE, access, value=7))
+    assert isinstance(stopped.outcome, Stopped)
+    stopped.adopt()
+    (choice,) = model.allowed(LOG)
+    for pages in ((), (0,)):
+        assert choice.outcome.admits(DirtyPages(pages, words=1))
+    assert not choice.outcome.admits(DirtyPages((1,), words=1))
