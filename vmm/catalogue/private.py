@@ -351,6 +351,17 @@ SCENARIOS = (
         source="api.rst 5, KVM_EXIT_MEMORY_FAULT",
     ),
     _protected(
+        "private-where-mmio-was",
+        "A gpa without a slot was cached as MMIO, slots have changed, and it is private by now.",
+        read(0x300),
+        write(0x301, 0x5EC4_E70B),
+        ONE.create(),
+        _private(0x300, 2),
+        read(0x300),
+        write(0x301, 0x5EC4_E70C),
+        source="api.rst 5, KVM_EXIT_MEMORY_FAULT",
+    ),
+    _protected(
         "private-after-cached-mmio",
         "A gpa that was cached as MMIO becomes private memory, and is then accessed as that.",
         read(ONE.gfn),

@@ -1,7 +1,7 @@
 """The bugs that some kernels are known to have, as data."""
 
 from vmm.model.accesses import HOLE, IN_SMM, PRIVATE, REACH, READ_ONLY, STRADDLE
-from vmm.model.backing import HVA_ABSENT
+from vmm.model.backing import HVA_ABSENT, PRIVATE_FAULT
 from vmm.model.devices import COALESCED, EVENT
 from vmm.model.dirty import DIRTY_EXACT
 from vmm.model.instructions import INSTRUCTION
@@ -135,6 +135,24 @@ KNOWN = (
         _kinds(SetMemoryAttributes),
         mmio.reads_private_memory_over_mmio,
         mmio.is_touched_over_mmio,
+    ),
+    Known(
+        KnownIssue(
+            name="private-fault-after-cached-mmio",
+            vendor="",
+            rules=names(PRIVATE_FAULT),
+            what="kvm_mmu_page_fault() takes an access through an entry for MMIO for one on shared "
+            "memory: where the slots have changed since, and the gpa is private by now, "
+            "KVM_EXIT_MEMORY_FAULT does not say that it is",
+            evidence="Linux 6.12 (kvm_amd, nested paging) answers EFAULT, and "
+            "KVM_EXIT_MEMORY_FAULT with flags 0, when a guest reads a private gpa without a slot "
+            "that it read as MMIO before another slot was made; without that first read the flag "
+            "is there (private-where-mmio-was, private-without-a-file)",
+            outcome="Stopped",
+        ),
+        _kinds(SetMemoryAttributes),
+        mmio.touches_private_pages_met_as_mmio,
+        mmio.is_touched_since_made_private,
     ),
     Known(
         KnownIssue(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
+    PAGE_SIZE_BYTES,
     READONLY,
     SMM,
     AnyOperation,
@@ -22,7 +23,7 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.plan import Step, steps
 from vmm.scenario.races import gfns_of
-from vmm.scenario.slots import as_id_of
+from vmm.scenario.slots import KERNEL_HALF, as_id_of
 from vmm.verdict.gfnset import GfnSet
 
 _ANYWHERE = 1 << 52
@@ -39,22 +40,36 @@ def reads_private_memory_over_mmio(scenario: Scenario) -> bool:
         for op in scenario.operations
     ):
         return False
-    return _any_own(scenario, _FirstCalls(), _is_touched_over_mmio)
+    return _any_own(scenario, _Met(scenario, _FirstCalls()), _is_touched_over_mmio)
 
 
 def is_touched_over_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether a vCPU touches a page that it touched before the page's first slot was made."""
-    return _is_touched_over_mmio(_known_at(scenario, origin, _FirstCalls()), op)
+    return _is_touched_over_mmio(_known_at(scenario, origin, _Met(scenario, _FirstCalls())), op)
+
+
+def touches_private_pages_met_as_mmio(scenario: Scenario) -> bool:
+    """Whether a page is touched that became private after it was touched without a slot."""
+    if not scenario.vm_type:
+        return False
+    return _any_own(scenario, _MadePrivate(scenario), _is_touched_over_mmio)
+
+
+def is_touched_since_made_private(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether a vCPU touches a page that became private after it touched it without a slot."""
+    return _is_touched_over_mmio(_known_at(scenario, origin, _MadePrivate(scenario)), op)
 
 
 def switches_spaces_over_mmio(scenario: Scenario) -> bool:
     """Whether a vCPU in SMM touches a page again whose slot in as_id 1 was made meanwhile."""
-    return "smm" in scenario.needs and _any_own(scenario, _all_calls, _is_touched_in_smm)
+    return "smm" in scenario.needs and _any_own(
+        scenario, _Met(scenario, _all_calls), _is_touched_in_smm
+    )
 
 
 def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such a touch."""
-    return _is_touched_in_smm(_known_at(scenario, origin, _all_calls), op)
+    return _is_touched_in_smm(_known_at(scenario, origin, _Met(scenario, _all_calls)), op)
 
 
 def returns_over_mmio(scenario: Scenario) -> bool:
@@ -62,12 +77,14 @@ def returns_over_mmio(scenario: Scenario) -> bool:
 
     Meanwhile a slot of as_id 0 was made there.
     """
-    return "smm" in scenario.needs and _any_own(scenario, _all_calls, _is_touched_after_smm)
+    return "smm" in scenario.needs and _any_own(
+        scenario, _Met(scenario, _all_calls), _is_touched_after_smm
+    )
 
 
 def is_touched_over_mmio_after_smm(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this is such a touch."""
-    return _is_touched_after_smm(_known_at(scenario, origin, _all_calls), op)
+    return _is_touched_after_smm(_known_at(scenario, origin, _Met(scenario, _all_calls)), op)
 
 
 def writes_where_mmio_was(scenario: Scenario) -> bool:
@@ -93,7 +110,7 @@ def writes_where_mmio_was(scenario: Scenario) -> bool:
 
 def is_written_where_mmio_was(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this writes through a READONLY slot that was made since the vCPU touched the page."""
-    return _is_written(_known_at(scenario, origin, _readonly_calls), op)
+    return _is_written(_known_at(scenario, origin, _Met(scenario, _readonly_calls)), op)
 
 
 class _Met:
@@ -138,6 +155,43 @@ class _Met:
                     self._named_since[space, vcpu].add(each)
 
 
+class _MadePrivate(_Met):
+    """The pages that each vCPU touched where no slot was, before a call made them private.
+
+    A call that is refused is taken for one that is not, unless it cannot be.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario, _all_calls)
+        self._slots: dict[int, range] = {}
+
+    def follow(self, step: Step) -> None:
+        """Take the next step of the scenario into account."""
+        op = step.operation
+        if isinstance(op, Touch | Sweep):
+            gfns = _accessed(op)
+            if not any(_overlap(gfns, slot) for slot in self._slots.values()):
+                self._touched[op.as_id, op.vcpu].add(gfns)
+        elif isinstance(op, SetUserMemoryRegion):
+            self._place(op)
+        elif isinstance(op, SetMemoryAttributes) and op.attributes & ATTRIBUTE_PRIVATE:
+            self._name(0, range(pages_of(op.address), pages_of(op.address + op.size)))
+
+    def _place(self, call: SetUserMemoryRegion) -> None:
+        gfns, address = gfns_of(call), call.userspace_addr
+        low = address if isinstance(address, int) else address.offset
+        others = [each for slot, each in self._slots.items() if slot != call.slot]
+        if not call.memory_size:
+            self._slots.pop(call.slot, None)
+        elif (
+            not (call.memory_size | call.guest_phys_addr | low) % PAGE_SIZE_BYTES
+            and low < KERNEL_HALF
+            and len(self._slots.get(call.slot, gfns)) == len(gfns)
+            and not any(_overlap(gfns, other) for other in others)
+        ):
+            self._slots[call.slot] = gfns
+
+
 class _FirstCalls:
     """The pages that no call has named before, all as those of as_id 0."""
 
@@ -179,11 +233,8 @@ def _is_written(met: _Met, op: AnyOperation) -> bool:
     return met.has(op.as_id, op.vcpu, _accessed(op))
 
 
-def _any_own(
-    scenario: Scenario, named: _Named, shows: Callable[[_Met, AnyOperation], bool]
-) -> bool:
+def _any_own(scenario: Scenario, met: _Met, shows: Callable[[_Met, AnyOperation], bool]) -> bool:
     """Whether an issue may show at any of the scenario's own operations."""
-    met = _Met(scenario, named)
     for step in steps(scenario, _ANYWHERE):
         met.follow(step)
         if met.is_own(step) and shows(met, step.operation):
@@ -191,14 +242,17 @@ def _any_own(
     return False
 
 
-def _known_at(scenario: Scenario, origin: int, named: _Named) -> _Met:
+def _known_at(scenario: Scenario, origin: int, met: _Met) -> _Met:
     """Return what is known after an operation and its survey."""
-    met = _Met(scenario, named)
     for step in steps(scenario, _ANYWHERE):
         if step.origin > origin:
             break
         met.follow(step)
     return met
+
+
+def _overlap(gfns: range, others: range) -> bool:
+    return gfns.start < others.stop and others.start < gfns.stop
 
 
 def _first_page(op: Touch) -> range:

@@ -102,6 +102,7 @@ MEETING = {
     "io-bus-out-of-order": {"devices-eventfd-of-any-length-after-a-range"},
     "coalesced-ring-full-at-half": {"devices-coalesced-until-the-ring-is-full"},
     "private-memory-after-cached-mmio": {"private-after-cached-mmio"},
+    "private-fault-after-cached-mmio": {"private-where-mmio-was", "private-after-cached-mmio"},
     "table-written-across-entries": {
         "start-and-map-two-megabytes-anew-by-a-write-across-two-entries",
     },
