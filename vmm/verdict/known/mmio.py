@@ -164,13 +164,14 @@ class _MadePrivate(_Met):
     def __init__(self, scenario: Scenario) -> None:
         super().__init__(scenario, _all_calls)
         self._slots: dict[int, range] = {}
+        self._taken = GfnSet()
 
     def follow(self, step: Step) -> None:
         """Take the next step of the scenario into account."""
         op = step.operation
         if isinstance(op, Touch | Sweep):
             gfns = _accessed(op)
-            if not any(_overlap(gfns, slot) for slot in self._slots.values()):
+            if not self._taken.overlaps(gfns):
                 self._touched[op.as_id, op.vcpu].add(gfns)
         elif isinstance(op, SetUserMemoryRegion):
             self._place(op)
@@ -178,18 +179,17 @@ class _MadePrivate(_Met):
             self._name(0, range(pages_of(op.address), pages_of(op.address + op.size)))
 
     def _place(self, call: SetUserMemoryRegion) -> None:
-        gfns, address = gfns_of(call), call.userspace_addr
-        low = address if isinstance(address, int) else address.offset
-        others = [each for slot, each in self._slots.items() if slot != call.slot]
+        gfns, before = gfns_of(call), self._slots.pop(call.slot, range(0))
+        self._taken.take(before)
         if not call.memory_size:
-            self._slots.pop(call.slot, None)
-        elif (
-            not (call.memory_size | call.guest_phys_addr | low) % PAGE_SIZE_BYTES
-            and low < KERNEL_HALF
-            and len(self._slots.get(call.slot, gfns)) == len(gfns)
-            and not any(_overlap(gfns, other) for other in others)
-        ):
-            self._slots[call.slot] = gfns
+            return
+        is_taken = (
+            _is_plain(call) and len(before) in (0, len(gfns)) and not self._taken.overlaps(gfns)
+        )
+        kept = gfns if is_taken else before
+        if kept:
+            self._slots[call.slot] = kept
+            self._taken.add(kept)
 
 
 class _FirstCalls:
@@ -251,8 +251,12 @@ def _known_at(scenario: Scenario, origin: int, met: _Met) -> _Met:
     return met
 
 
-def _overlap(gfns: range, others: range) -> bool:
-    return gfns.start < others.stop and others.start < gfns.stop
+def _is_plain(call: SetUserMemoryRegion) -> bool:
+    """Whether nothing about a call's numbers has it refused."""
+    address = call.userspace_addr
+    low = address if isinstance(address, int) else address.offset
+    aligned = (call.memory_size | call.guest_phys_addr | low) % PAGE_SIZE_BYTES == 0
+    return aligned and low < KERNEL_HALF
 
 
 def _first_page(op: Touch) -> range:
