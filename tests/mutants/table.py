@@ -7,6 +7,7 @@ from statistics import mean, median
 from tests.mutants import results
 from tests.mutants.found import Found
 from tests.mutants.rows import Mutant, mutants, versions
+from tests.mutants.standing import Standing, named, standing
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "mutants.md"
 BEGIN, END = "<!-- made by scripts/mutants --table: begin -->", "<!-- end -->"
@@ -16,22 +17,35 @@ def write() -> None:
     """Put the tables into the document, in the place of those that are there."""
     text = DOCUMENT.read_text()
     before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    parts = [part for version in versions() for part in of_version(version)]
+    tables, _, after = rest.partition(END)
+    parts = [part for version in versions() for part in of_version(version, tables)]
     DOCUMENT.write_text("\n".join([f"{before}{BEGIN}", *parts, f"{END}{after}"]))
 
 
-def of_version(version: str) -> Iterator[str]:
-    """Yield the lines of one kernel's table."""
+def of_version(version: str, tables: str = "") -> Iterator[str]:
+    """Yield the lines of one kernel's table; what this machine did not look for stands there."""
     rows, known = mutants(version), results.read(version)
-    black = [known.get(results.key(row, white=False)) for row in rows]
-    white = [known.get(results.key(row, white=True)) for row in rows]
-    yield f"\n### Linux {version}\n"
+    _, _, rest = tables.partition(_title(version))
+    before = standing(rest.partition("\n### ")[0].splitlines())
+    stood = [before.get(named(row), Standing(None, None)) for row in rows]
+    black = [
+        known.get(results.key(row, white=False), old.black)
+        for row, old in zip(rows, stood, strict=True)
+    ]
+    white = [
+        known.get(results.key(row, white=True), old.white)
+        for row, old in zip(rows, stood, strict=True)
+    ]
+    yield _title(version)
     yield from summary(rows, black, white)
     yield "\n| bug | noticed by | at | after | white box |"
     yield "|---|---|---|---|---|"
     for row, one, other in zip(rows, black, white, strict=True):
-        yield f"| {_named(row)} | {_by(row, one)} | {_at(one)} | {_after(one)} | {_inside(other)} |"
+        yield f"| {named(row)} | {_by(row, one)} | {_at(one)} | {_after(one)} | {_inside(other)} |"
+
+
+def _title(version: str) -> str:
+    return f"\n### Linux {version}\n"
 
 
 def summary(
@@ -66,17 +80,17 @@ def summary(
     if left:
         yield "\nNot noticed:\n"
     for row, one in left:
-        looked = "it was not looked for" if one is None else f"after {one.seconds:.0f} s"
-        yield f"- {_named(row)}: {row.survives or looked}"
+        yield f"- {named(row)}: {row.survives or _looked(one)}"
+
+
+def _looked(found: Found | None) -> str:
+    if found is None:
+        return "it was not looked for"
+    return f"after {found.seconds:.0f} s" if found.seconds else "nothing noticed it"
 
 
 def _is_seen(found: Found | None) -> bool:
     return found is not None and found.is_noticed and found.rule.startswith("kernel-")
-
-
-def _named(row: Mutant) -> str:
-    undoes = f" ({row.undoes} undone)" if row.undoes else ""
-    return f"{row.subject}{undoes}{', npt=0' if not row.npt else ''}"
 
 
 def _by(row: Mutant, found: Found | None) -> str:

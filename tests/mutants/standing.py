@@ -1,0 +1,63 @@
+"""Reads the table of docs/mutants.md: where a machine has no result of its own, that stands."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from tests.mutants.found import Found
+from tests.mutants.rows import Mutant
+
+_LOG = "the kernel's log: "
+_WHITE = re.compile(r"(kernel-\S+) in `(.+)`")
+_SURVIVED = "**survived**"
+
+
+class Standing(NamedTuple):
+    """What became of a bug from outside, and with the white box: None where nothing stands."""
+
+    black: Found | None
+    white: Found | None
+
+
+def standing(lines: Sequence[str]) -> Mapping[str, Standing]:
+    """Return what stands in a table's lines, by the words that its first column has for a bug."""
+    return dict(_rows(lines))
+
+
+def named(row: Mutant) -> str:
+    """Return the first column of a bug."""
+    undoes = f" ({row.undoes} undone)" if row.undoes else ""
+    return f"{row.subject}{undoes}{', npt=0' if not row.npt else ''}"
+
+
+def _rows(lines: Sequence[str]) -> Iterator[tuple[str, Standing]]:
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" |")]
+        if line.startswith("| ") and len(cells) == 5 and cells[0] != "bug":
+            name, by, at, after, inside = cells
+            yield name, Standing(_black(name, by, at, after), _white(name, inside))
+
+
+def _black(name: str, by: str, at: str, after: str) -> Found | None:
+    if by == _SURVIVED:
+        return Found(name, "survived", control="passed")
+    if not after:
+        return None
+    seconds = float(after.removesuffix(" s"))
+    if by == "`vmm fuzz`":
+        return Found(name, "differs", step="fuzz:", rule=at.removeprefix("fuzz:"), seconds=seconds)
+    scenario = by.strip("`") if by.startswith("`") else ""
+    if at == "it hangs":
+        return Found(name, "hung", scenario, seconds=seconds)
+    if at.startswith(_LOG):
+        return Found(name, "complained", scenario, step=at.removeprefix(_LOG), seconds=seconds)
+    return Found(name, "differs", scenario, rule=at, seconds=seconds)
+
+
+def _white(name: str, inside: str) -> Found | None:
+    if inside == "nothing more":
+        return Found(name, "survived", white=True)
+    if seen := _WHITE.fullmatch(inside):
+        rule, scenario = seen.groups()
+        return Found(name, "differs", scenario, rule=rule, white=True)
+    return None
