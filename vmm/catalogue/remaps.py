@@ -137,7 +137,9 @@ SCENARIOS = (
         *(_map(_HOLE), _COPY, _map(_OTHER_HOLE), _COPY, _map(_SECOND.gfn), _COPY),
         *(_OUTPUT.delete(), _READ, _COPY, _map(_HOLE), _map(_FIRST.gfn), _COPY),
         *(_OUTPUT.create(), _map(_HOLE), _COPY, _map(_FIRST.gfn), _COPY),
-        source=f"{_SOURCE}; vcpu_mmio_gva_to_gpa",
+        _OUTPUT.delete(),
+        *(_map(_HOLE, _RELOAD_OFFSET), _map(_FIRST.gfn, _RELOAD_OFFSET), _COPY),
+        source=f"{_SOURCE}; vcpu_mmio_gva_to_gpa, kvm_mmu_sync_roots",
         needs=("readonly_mem",),
     ),
     start_scenario(
