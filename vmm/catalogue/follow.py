@@ -29,6 +29,8 @@ _FIRST, _LAST = 1, 4
 """The pages that are changed, in the middle of a slot of six."""
 
 _HERE = Slot(1, _GFN, at("a"), 6)
+_ENDS = Slot(1, _GFN, at("a", 2), 4, READONLY)
+_AT_ENDS = ((3, 1), (0, 1), (2, 2), (0, 2), (0, 4))
 _AWAY = Slot(1, _GFN + 16, at("a"), 6)
 
 _OF_WIDE = (0, 1, 2, 3, 8, 11)
@@ -46,6 +48,13 @@ def _looks(turn: int) -> tuple[AnyOperation, ...]:
         *(read(_GFN + page, 0x200) for page in pages),
         Inspect(),
     )
+
+
+def _dropped(first: int, pages: int) -> tuple[AnyOperation, ...]:
+    """Drop some pages of the READONLY slot, and read all of it before and after."""
+    look = tuple(read(_GFN + page) for page in range(_ENDS.pages))
+    place = at("a", 2 + first)
+    return (*look, ChangeHostMemory(place, pages, "drop"), *look, HostWrite(place, 0xD0 + first))
 
 
 def _change(how: HostChangeKind, mapping: Mapping) -> ChangeHostMemory:
@@ -146,6 +155,19 @@ SCENARIOS = (
         "map",
         made=(_HERE.change(READONLY),),
         needs=("readonly_mem",),
+    ),
+    Scenario(
+        name="follow-at-the-ends-of-a-readonly-slot",
+        why="The first and the last page of a READONLY slot follow their mapping, too, whether "
+        "the page beside them changes with them or not.",
+        source=_MMU_NOTIFIER,
+        tags=("follow", "readonly"),
+        needs=("sync_mmu", "readonly_mem"),
+        mappings=(A,),
+        operations=(
+            _ENDS.create(),
+            *(each for first, pages in _AT_ENDS for each in _dropped(first, pages)),
+        ),
     ),
     _follow(
         "under-a-log",

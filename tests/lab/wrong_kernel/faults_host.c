@@ -47,6 +47,12 @@ static void keep_inside(struct vm *vm, struct slot *slot, uint64_t first, uint64
         keep(vm, slot, first + 1, pages - 2);
 }
 
+static void keep_end(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
+{
+    if (pages_of(&slot->known) > 1 && first + pages == pages_of(&slot->known))
+        keep(vm, slot, first + pages - 1, 1);
+}
+
 static void hide_next(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
 {
     if (first + pages < pages_of(&slot->known))
@@ -267,6 +273,12 @@ static bool is_readonly(struct vm *vm, struct slot *slot, const struct host_chan
     return slot->known.flags & KVM_MEM_READONLY;
 }
 
+static bool is_drop_of_readonly(struct vm *vm, struct slot *slot,
+                                const struct host_change *change)
+{
+    return is_drop(vm, slot, change) && is_readonly(vm, slot, change);
+}
+
 static bool is_logged(struct vm *vm, struct slot *slot, const struct host_change *change)
 {
     (void)vm;
@@ -334,6 +346,7 @@ BEFORE(miss_cut, is_cut, keep)
 BEFORE(miss_in_second, is_second, keep)
 BEFORE(miss_in_another_vm, is_of_another_vm, keep)
 BEFORE(miss_in_readonly, is_readonly, keep)
+BEFORE(miss_last_of_readonly, is_drop_of_readonly, keep_end)
 BEFORE(miss_in_logged, is_logged, keep)
 BEFORE(miss_in_moved, is_moved, keep)
 BEFORE(miss_inside, is_any, keep_inside)
@@ -477,6 +490,9 @@ const struct fault host_faults[] = {
     CHANGE("host-change-missed-under-readonly", miss_in_readonly,
            "A READONLY slot does not follow its memory.",
            "set 1 100 1 0 ro; drop 0 1; read 100"),
+    CHANGE("drop-missed-by-last-of-readonly", miss_last_of_readonly,
+           "The last page of a READONLY slot stays what it was when the host drops it.",
+           "set 1 100 2 0 ro; drop 1 1; read 101"),
     CHANGE("host-change-missed-when-logged", miss_in_logged,
            "A slot with a dirty log does not follow its memory.",
            "set 1 100 1 0 log; drop 0 1; read 100"),

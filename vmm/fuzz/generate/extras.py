@@ -14,7 +14,7 @@ from vmm.fuzz.generate.devices import Devices
 from vmm.fuzz.generate.dice import Dice
 from vmm.fuzz.generate.interrupts import Interrupts
 from vmm.fuzz.generate.looks import within_reach
-from vmm.fuzz.generate.pools import SHOWN, Pools
+from vmm.fuzz.generate.pools import RING_FILLER, SHOWN, Pools
 from vmm.fuzz.generate.smis import Smis
 from vmm.fuzz.generate.starts import Starts
 from vmm.fuzz.generate.world import World
@@ -54,6 +54,7 @@ from vmm.scenario.operations import (
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
+    SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Sweep,
     SwitchVm,
@@ -70,6 +71,13 @@ _MOST_WRITES = 60
 Overruns are a known issue of kvm_pvm, which would be found over and over.
 """
 
+_FILLS = 0.1
+_AT_ONCE = 48
+"""Writes in one KVM_RUN when a ring may get full: fewer than fit above its soft limit."""
+
+_FILLER_GFN = 0x2000
+_AIMED_CHANGES = 0.5
+_LOOKS_BEFORE_CHANGES = 0.3
 _SAME_PLACES = 0.4
 _LOOKS_AFTER_CHANGES = 0.6
 _CLOSES = 0.1
@@ -123,6 +131,7 @@ class Extras:
         self._pools = pools
         self._world = world
         self._writes = 0
+        self._fills = False
         self._files: dict[str, int] = {}
         self._made = 0
         self._taken: dict[str, ChangeHostMemory] = {}
@@ -190,7 +199,7 @@ class Extras:
 
     def meanwhile(self, operation: AnyOperation) -> Iterator[AnyOperation]:
         """Yield the emptying of dirty rings that ``operation`` may have nearly filled."""
-        if "rings" not in self._pools.subjects:
+        if "rings" not in self._pools.subjects or self._fills:
             return
         if isinstance(operation, Instruction):
             # What it reads and what it writes, each possibly across a page border.
@@ -235,12 +244,37 @@ class Extras:
 
     def _ring(self) -> Iterator[AnyOperation]:
         dice = self._dice
+        if dice.chance(_FILLS):
+            yield from self._fill()
         if dice.chance(0.6):
             yield HarvestDirtyRing(dice.below(self._pools.vcpus))
         if dice.chance(0.4):
             yield ResetDirtyRings()
         if dice.chance(0.03):
             yield EnableCap("DIRTY_LOG_RING", self._features.dirty_ring_bytes)
+
+    def _fill(self) -> Iterator[AnyOperation]:
+        """Yield writes to more pages than a ring has entries, if there is a mapping for that."""
+        dice, pools = self._dice, self._pools
+        filler = next((each for each in pools.mappings if each.name == RING_FILLER), None)
+        if filler is None:
+            return
+        size = filler.pages * PAGE_SIZE_BYTES
+        gpa = _FILLER_GFN * PAGE_SIZE_BYTES
+        flags = LOG_DIRTY_PAGES
+        call = SetUserMemoryRegion(dice.pick(pools.slots), gpa, size, Place(RING_FILLER), flags)
+        self._fills = True
+        yield from (SetUserMemoryRegion(call.slot), call)
+        self._world.apply(SetUserMemoryRegion(call.slot))
+        self._world.apply(call)
+        vcpu, value = dice.below(pools.vcpus), dice.below(1 << 31)
+        for page in range(filler.pages - dice.pick((0, 0, 1, 30))):
+            yield Touch(gpa + page * PAGE_SIZE_BYTES + 0x40, "write", 4, value + page, vcpu)
+            if page % _AT_ONCE == _AT_ONCE - 1:
+                yield Inspect()
+        yield from self._harvest_all()
+        yield ResetDirtyRings()
+        self._writes, self._fills = 0, False
 
     def _internal(self) -> Iterator[AnyOperation]:
         dice, pools = self._dice, self._pools
@@ -266,6 +300,8 @@ class Extras:
     def _followed_change(self) -> Iterator[AnyOperation]:
         """Yield a change of host memory, and often reads of what slots show of it."""
         for change in self._host_change():
+            if self._dice.chance(_LOOKS_BEFORE_CHANGES):
+                yield from self._shown(change)
             yield change
             if self._dice.chance(_LOOKS_AFTER_CHANGES):
                 yield from self._shown(change)
@@ -308,8 +344,7 @@ class Extras:
             how == "map_file" and not files
         ):
             how = "drop"
-        first = dice.below(min(mapping.pages, 8))
-        pages = dice.between(1, min(mapping.pages - first, 4))
+        first, pages = self._changed_pages(mapping)
         source = None
         if how == "truncate":
             pages = mapping.pages - first
@@ -321,6 +356,29 @@ class Extras:
         if how in _BACK:
             self._taken[mapping.name] = change
         yield change
+
+    def _changed_pages(self, mapping: Mapping) -> tuple[int, int]:
+        """Return the first page to change, and how many: often the first or last of a slot's."""
+        dice = self._dice
+        first = dice.below(min(mapping.pages, 8))
+        pages = dice.between(1, min(mapping.pages - first, 4))
+        ends = list(self._ends(mapping))
+        if not ends or not dice.chance(_AIMED_CHANGES):
+            return first, pages
+        start, end = dice.pick(ends)
+        if dice.chance(0.5):
+            return start, min(pages, end - start)
+        return max(start, end - pages), min(pages, end - start)
+
+    def _ends(self, mapping: Mapping) -> Iterator[tuple[int, int]]:
+        """Yield the first page that a slot shows of a mapping, and the page after its last."""
+        for slot in self._world.slots.values():
+            hva = slot.userspace_addr
+            if isinstance(hva, Place) and hva.mapping == mapping.name:
+                start = hva.offset // PAGE_SIZE_BYTES
+                end = min(start + slot.memory_size // PAGE_SIZE_BYTES, mapping.pages)
+                if start < end:
+                    yield start, end
 
     def _clock(self) -> Iterator[AnyOperation]:
         """Yield the start or end of a clock, a pause, and a run with a look at memory after it."""

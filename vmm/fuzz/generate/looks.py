@@ -5,7 +5,7 @@ from typing import Literal
 
 from vmm.fuzz.generate.dice import Dice
 from vmm.fuzz.generate.instructions import Instructions
-from vmm.fuzz.generate.pools import GUEST, REACH, Pools
+from vmm.fuzz.generate.pools import GUEST, INTERNAL_PLACES, REACH, Pools
 from vmm.fuzz.generate.world import World
 from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
@@ -35,6 +35,7 @@ _WIDTHS: tuple[Literal[1, 2, 4], ...] = (4, 4, 4, 2, 1)
 _WORD_BORDERS = (63, 64)
 """Pages next to which another word of a dirty bitmap begins."""
 
+_FIRST_INTERNAL = min(start for start, _ in INTERNAL_PLACES)
 _ALL_LIMIT = 600
 _VALUES = 1 << 32
 
@@ -194,8 +195,15 @@ class Looks:
 
 
 def within_reach(gpa: int, length: int, reach: int = REACH) -> bool:
-    """Return whether the guest may touch these bytes: below ``reach``, outside its own slot."""
+    """Return whether the guest may touch these bytes: below ``reach``, outside its own slot.
+
+    Where the kernel may have slots of its own the model does not know what there is.
+    """
     if not 0 <= gpa <= reach - length:
+        return False
+    if gpa + length > _FIRST_INTERNAL and any(
+        start < gpa + length and gpa < end for start, end in INTERNAL_PLACES
+    ):
         return False
     return gpa + length <= GUEST.gpa or gpa >= GUEST.gpa + GUEST_SIZE_BYTES
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, TSS_PAGES, USUAL_TSS_GPA
 from vmm.fuzz.generate.dice import Dice
 from vmm.scenario.features import Features
 from vmm.scenario.limits import MAX_ZERO_PAGES
@@ -36,6 +37,25 @@ TABLES = "tables"
 INTERRUPT_GFNS = tuple(range(0xA, 0x16))
 """Where interrupts find tables, code and stacks: in real mode stacks end with the first 64 KiB."""
 
+INTERNAL_PLACES = tuple(
+    (gpa, gpa + pages * PAGE_SIZE_BYTES)
+    for gpa, pages in ((APIC_GPA, 1), (USUAL_TSS_GPA, TSS_PAGES), (IDENTITY_MAP_GPA, 1))
+)
+"""Where a kernel may have slots of its own: from, to."""
+
+INTERNAL_GFNS = tuple(
+    gfn
+    for start, end in INTERNAL_PLACES
+    for gfn in range(start // PAGE_SIZE_BYTES - 1, end // PAGE_SIZE_BYTES + 1)
+)
+"""The same pages, and those beside them."""
+
+RING_FILLER = "filler"
+"""The mapping with more pages than a dirty ring has entries."""
+
+LARGE = "large"
+"""The mapping of large slots, of which little is touched."""
+
 SMRAM_GFNS = tuple(range(SMM_HANDLER // PAGE_SIZE_BYTES, SMM_STATE // PAGE_SIZE_BYTES + 1))
 """In as_id 1: from the handler of an SMI to the state that a vCPU saves."""
 
@@ -61,6 +81,11 @@ _USUAL_WINDOWS = (0x100, 0x100, 0x1000, 0x10)
 _BORDER_WINDOWS = (0, 0x9C, 0x1FA, 0x3FC, 0x7FFFC, GUEST.gpa // PAGE_SIZE_BYTES - 8)
 _WINDOW_PAGES = (6, 8, 12, 24)
 _SIZES = ((1,), (1, 1, 2), (1, 2, 3), (2, 3, 4), (1, 2, 63, 64, 65), (127, 128, 129))
+_ENTRY_BYTES = 16
+_MOST_ENTRIES = 1024
+_FILLS_RINGS = 0.3
+_LARGE_SIZES = ((1 << 15) + 1, 1 << 17, (1 << 17) + HUGE_PAGE_PAGES, 1 << 18)
+_LARGE_GFNS = (1 << 16, 1 << 18)
 _SPARE_HUGE_PAGES = 8
 """A host has this many reserved huge pages, or none is used: several processes may run."""
 _SMALL = 4
@@ -106,6 +131,8 @@ def draw(dice: Dice, features: Features) -> Pools:
     mappings = _mappings(dice, features, subjects, max(sizes))
     is_huge = any(mapping.kind in ("thp", *HUGE_KINDS) for mapping in mappings)
     slots, gfns = _slots(dice, features, spaces), _gfns(dice, reach)
+    if "internal" in subjects:
+        gfns += INTERNAL_GFNS
     return Pools(
         slots,
         _far_slots(features),
@@ -165,6 +192,17 @@ def with_odd_subject(drawn: Pools, subject: str, features: Features) -> Pools:
         mappings += (Mapping(TABLES, _INTERRUPT_TABLE_PAGES),)
     return replace(
         chosen, gfns=INTERRUPT_GFNS, mappings=mappings, spaces=(0,), reach=REACH, manual_log=False
+    )
+
+
+def with_large_slots(dice: Dice, drawn: Pools) -> Pools:
+    """Return pools that have a large mapping, too, and room for slots of its size."""
+    pages = dice.pick(_LARGE_SIZES)
+    return replace(
+        drawn,
+        gfns=(*drawn.gfns, *_LARGE_GFNS),
+        sizes=(*drawn.sizes, pages, pages // 2 + 1),
+        mappings=(*drawn.mappings, Mapping(LARGE, pages)),
     )
 
 
@@ -267,6 +305,9 @@ def _mappings(
         mappings += _host_mappings(dice, mappings)
     if "starts" in subjects:
         mappings.append(Mapping(TABLES, _TABLE_PAGES))
+    entries = features.dirty_ring_bytes // _ENTRY_BYTES
+    if "rings" in subjects and entries <= _MOST_ENTRIES and dice.chance(_FILLS_RINGS):
+        mappings.append(Mapping(RING_FILLER, entries + entries // 8))
     if "memfds" in subjects and features.guest_memfd_shared and dice.chance(0.7):
         mappings.append(Mapping(SHOWN, _SHOWN_PAGES, "guest_memfd"))
     return tuple(mappings)

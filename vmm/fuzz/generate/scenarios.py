@@ -21,6 +21,7 @@ from vmm.fuzz.generate.mutate import mutate
 from vmm.fuzz.generate.private import with_private_memory
 from vmm.fuzz.generate.races import race_scenario
 from vmm.fuzz.generate.world import World
+from vmm.scenario.demand import USUAL, demand
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     SMM,
@@ -40,6 +41,7 @@ _RACES = 0.01
 _PRIVATE = 0.6
 """The share of private-memory VMs, of those that bind guest_memfds, if the kernel has both."""
 _MORE_PRIVATE = 0.05
+_LARGE = 0.03
 _MORE_DEVICES, _MORE_HIGH_DEVICES = 0.1, 0.3
 """Devices are looked at more often than other newer subjects: only there are they looked at."""
 _CROWDS = 0.05
@@ -64,8 +66,20 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
     drawn = _with_odd_subject(pools.draw(dice, features), features, odd)
     if features.sw_protected and not drawn.subjects and odd.chance(_MORE_PRIVATE):
         drawn = replace(drawn, subjects=frozenset(("memfds",)))
+    made = None
+    if not drawn.subjects and odd.chance(_LARGE):
+        large = _composed(dice, features, pools.with_large_slots(odd, drawn), name)
+        made = None if demand(large).problem(USUAL) else large
+    if made is None:
+        made = _composed(dice, features, drawn, name)
+    if features.sw_protected and "memfds" in drawn.subjects and odd.chance(_PRIVATE):
+        made = with_private_memory(odd, made)
+    return certain(made, features)
+
+
+def _composed(dice: Dice, features: Features, drawn: pools.Pools, name: str) -> Scenario:
     composer = _Composer(dice, features, drawn)
-    made = Scenario(
+    return Scenario(
         name=name,
         operations=tuple(composer.operations()),
         mappings=drawn.mappings,
@@ -77,9 +91,6 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
         needs=_needs(drawn),
         guest=pools.GUEST,
     )
-    if features.sw_protected and "memfds" in drawn.subjects and odd.chance(_PRIVATE):
-        made = with_private_memory(odd, made)
-    return certain(made, features)
 
 
 def _with_odd_subject(drawn: pools.Pools, features: Features, dice: Dice) -> pools.Pools:
