@@ -65,11 +65,11 @@ def test_hang_ends_at_the_limit_and_keeps_what_was_recorded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ends_with(monkeypatch, signal.pause)
-    history = run_isolated(SCENARIO, FEATURES, time_limit_s=0.2)
+    history = run_isolated(SCENARIO, FEATURES, time_limit_s=1)
     assert [event.operation for event in history.events] == [guest_slot(SCENARIO)]
     verdict = judge(history)
     assert verdict.status is Status.INCONCLUSIVE
-    assert verdict.reason.startswith("hung: no end within 0.2 s; kernel stack")
+    assert verdict.reason.startswith("hung: no end within 1 s; kernel stack")
 
 
 def test_our_own_work_takes_no_time_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_system_call_that_hangs_is_the_one_under_way(
 
     monkeypatch.setattr(Machine, "set_region", set_region)
     journal = tmp_path / "history.jsonl"
-    history = run_isolated(SCENARIO, FEATURES, time_limit_s=0.2, journal=journal)
+    history = run_isolated(SCENARIO, FEATURES, time_limit_s=1, journal=journal)
     assert under_way(history) == (Step(0, SCENARIO.operations[0]),)
     assert under_way(codec.read_history(journal)) == under_way(history)
 
