@@ -201,6 +201,20 @@ class Starts:
         (piece,) = self._accesses.pieces(gpa, _LONGEST)
         if self._accesses.are_vague((piece,)):
             return ()
+        found = self._by_code(op, piece, walks)
+        return tuple(map(partial(self._after_fetching, op, piece), found))
+
+    def _after_fetching(self, op: Start, code: Piece, allowed: Allowed) -> Allowed:
+        """Return an outcome before which the vCPU has read its code."""
+
+        def adopt() -> None:
+            self._accesses.was_read(op.vcpu, (code,))
+            allowed.adopt()
+
+        return msgspec.structs.replace(allowed, adopt=adopt)
+
+    def _by_code(self, op: Start, piece: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
+        """Return the allowed outcomes of the code in a piece of memory."""
         code = self._contents.read(piece.mapping, piece.offset, piece.length)
         identity = stub_identity(code[:STUB_LENGTH])
         if identity is not None:

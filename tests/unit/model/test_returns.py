@@ -24,6 +24,7 @@ from vmm.scenario.programs import RETURN, far_call, return_frame, writes
 TARGET = 0x30 * PAGE_SIZE_BYTES + STUB_OFFSET
 STACK = Place("a", 4 * PAGE_SIZE_BYTES + STACK_OFFSET)
 START = real_interrupt(0x20, 0x10, 0x8)
+PLAIN = Features()
 
 
 def outcomes(model: Model, operation: AnyOperation) -> list[AnyOutcome]:
@@ -34,9 +35,9 @@ def outcomes(model: Model, operation: AnyOperation) -> list[AnyOutcome]:
     return [each.outcome for each in allowed]
 
 
-def model_of(program: bytes, flags: int = 0) -> Model:
+def model_of(program: bytes, flags: int = 0, features: Features = PLAIN) -> Model:
     """Return a VM with a program in slot 2, its target in slot 3 and its stack in slot 4."""
-    model = Model((Mapping("a", 8),), Features())
+    model = Model((Mapping("a", 8),), features)
     operations: tuple[AnyOperation, ...] = (
         *writes(Place("a", PAGE_SIZE_BYTES + PROGRAM_OFFSET), program),
         *writes(STACK, return_frame(TARGET, is_long=False)),
@@ -55,6 +56,14 @@ def test_a_return_goes_where_the_stack_says_and_writes_nothing(flags: int) -> No
     assert outcomes(model, START) == [Touched(identity(0, 2))]
     if flags == LOG_DIRTY_PAGES:
         assert outcomes(model, Slot(4, 0x8, at("a", 4)).log()) == [DirtyPages((), words=1)]
+
+
+def test_the_page_of_the_code_that_returns_may_be_logged() -> None:
+    model = model_of(RETURN, features=Features(reads_make_dirty=True))
+    logged = Slot(2, 0x20, at("a", 1), flags=LOG_DIRTY_PAGES)
+    for operation in (logged.create(), START):
+        assert outcomes(model, operation)
+    assert outcomes(model, logged.log()) == [DirtyPages((), (0,), 1)]
 
 
 @pytest.mark.parametrize(("at_offset", "word"), [(0, 0x0300_0801), (4, 0x102), (0, 0x7000_0800)])
