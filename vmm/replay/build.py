@@ -22,13 +22,16 @@ from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
     READONLY,
+    AnyOperation,
     ChangeHostMemory,
     CreateGuestMemfd,
     CreateVcpu,
     Guest,
     Hva,
+    MapGuestMemfd,
     Mapping,
     Place,
+    PreFaultMemory,
     ResetDirtyRings,
     Scenario,
     SetIdentityMapAddr,
@@ -40,7 +43,7 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.races import host_change_problem
-from vmm.scenario.reached import all_filled_pages
+from vmm.scenario.reached import MAX_PRE_FAULTED_PAGES, all_filled_pages
 from vmm.scenario.slots import as_id_of
 
 _NO_ROOM = "the slots leave no free id, or no free 64 KiB below 4 GiB, to a guest"
@@ -175,7 +178,18 @@ class _Builder:
             if self._has_vcpu:
                 return
             self._has_vcpu = True
-        yield Step(call.line, call.operation, call.operation, _outcome(call, call.name))
+        yield Step(call.line, self._here(call.operation), call.operation, _outcome(call, call.name))
+
+    def _here(self, operation: AnyOperation) -> AnyOperation:
+        """Return an operation as it can be carried out here."""
+        match operation:
+            case MapGuestMemfd():
+                mapping = self.places.showing(operation.name)
+                return msgspec.structs.replace(operation, mapping=mapping)
+            case PreFaultMemory() if pages_of(operation.size) > MAX_PRE_FAULTED_PAGES:
+                size = MAX_PRE_FAULTED_PAGES * PAGE_SIZE_BYTES
+                return msgspec.structs.replace(operation, size=size)
+        return operation
 
     def _region(self, call: Region) -> Iterator[Step]:
         yield from self._memfds.before(call)

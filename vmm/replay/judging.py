@@ -16,8 +16,18 @@ from vmm.replay.memfds import is_known, is_private
 from vmm.replay.order import MOST_AT_ONCE, Order, is_possible
 from vmm.replay.steps import Step
 from vmm.replay.trace import OTHER_FILE, Line, Region, Unread
+from vmm.replay.vm_calls import SHOWN
 from vmm.scenario.features import Features
-from vmm.scenario.history import AnyOutcome, DirtyPages, Done, Event, Header, History, Refused
+from vmm.scenario.history import (
+    AnyOutcome,
+    DirtyPages,
+    Done,
+    Event,
+    Header,
+    History,
+    PreFaulted,
+    Refused,
+)
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
@@ -27,6 +37,8 @@ from vmm.scenario.operations import (
     CreateVcpu,
     EnableCap,
     GetDirtyLog,
+    Mapping,
+    PreFaultMemory,
     ResetDirtyRings,
     Scenario,
     SetIdentityMapAddr,
@@ -97,6 +109,7 @@ _ASSUMPTIONS = (
     _Assumption("KVM_CAP_DIRTY_LOG_RING", _RINGS, Cap.DIRTY_LOG_RING),
     _Assumption("KVM_CAP_DIRTY_LOG_RING_ACQ_REL", _RINGS, Cap.DIRTY_LOG_RING_ACQ_REL),
     _Assumption("dirty rings of at least 16 KiB (PML)", {"dirty_ring_bytes": 1 << 14}),
+    _Assumption("KVM_CAP_PRE_FAULT_MEMORY", {"pre_fault": True}, Cap.PRE_FAULT_MEMORY),
     _Assumption("an internal slot for the TSS", {"internal_tss": True}),
     _Assumption("gpas of 52 bits", {"last_gfn": (1 << 40) - 1}),
     _Assumption("gpas of 46 bits", {"last_gfn": (1 << 34) - 1}),
@@ -127,7 +140,10 @@ class _Judging:
         self._scenario = Scenario(
             name=replay.scenario.name,
             operations=asked,
-            mappings=tuple(each for each in replay.scenario.mappings if each.name == OTHER_FILE),
+            mappings=(
+                *(each for each in replay.scenario.mappings if each.name == OTHER_FILE),
+                Mapping(SHOWN, 1, "guest_memfd"),
+            ),
             vm_type=1 if is_private(replay.vm) else 0,
         )
         self._features = _told(replay.vm.capabilities, self._steps)
@@ -196,6 +212,8 @@ class _Judging:
         """Judge steps in order; return the verdict, and how many agreed with the model."""
         judgement = Judgement(Header(self._scenario, features))
         for index, step in enumerate(steps):
+            if isinstance(step.asked, PreFaultMemory) and not judgement.allowed(step.asked):
+                continue  # It depends on memory that no trace shows.
             if not judgement.admits(_event(index, step, judgement)):
                 return judgement.verdict(""), index
         return judgement.verdict(""), len(steps)
@@ -251,11 +269,11 @@ class _Judging:
             return "which capabilities were enabled is not in the trace: `vmm record` reads it"
         if step.outcome == Refused(errno.EINVAL) and _is_early(op) and not self._has_vcpus:
             return "whether there is a vCPU is not in the trace"
+        if isinstance(op, PreFaultMemory) and op.size and _is_of_the_kernel(op.gpa, op.size):
+            return "the kernel may have a slot of its own there"
         if isinstance(op, SetUserMemoryRegion):
             begin, end = op.guest_phys_addr, op.guest_phys_addr + op.memory_size
-            if step.outcome == Refused(errno.EEXIST) and any(
-                begin < page + PAGE_SIZE_BYTES and page < end for page in _OWN_PAGES
-            ):
+            if step.outcome == Refused(errno.EEXIST) and _is_of_the_kernel(begin, end - begin):
                 return "the kernel may have a slot of its own there"
         if (
             isinstance(op, SetUserMemoryRegion2)
@@ -280,6 +298,11 @@ class _Judging:
         return any(isinstance(step.asked, CreateVcpu) for step in self._replay.steps)
 
 
+_HWPOISON = 133
+_NO_HOST_MEMORY = Refused(errno.EFAULT)
+_MAPPED_OR_NOT = (Done(), _NO_HOST_MEMORY, Refused(_HWPOISON))
+
+
 def _event(index: int, step: Step, judgement: Judgement) -> Event:
     assert step.asked is not None
     assert step.outcome is not None
@@ -288,7 +311,19 @@ def _event(index: int, step: Step, judgement: Judgement) -> Event:
         # The bitmap is not in the trace: any that the model allows.
         allowed = [each.outcome for each in judgement.allowed(step.asked)]
         outcome = next((each for each in allowed if isinstance(each, DirtyPages)), outcome)
+    elif isinstance(step.asked, PreFaultMemory) and outcome in _MAPPED_OR_NOT:
+        # How far it came is not in the trace, nor whether there is memory behind a slot.
+        allowed = [each.outcome for each in judgement.allowed(step.asked)]
+        is_slot = (
+            each for each in allowed if each == _NO_HOST_MEMORY or isinstance(each, PreFaulted)
+        )
+        outcome = next(is_slot, outcome)
     return Event(index, step.asked, outcome)
+
+
+def _is_of_the_kernel(gpa: int, size: int) -> bool:
+    """Whether the kernel may have a slot of its own in a range."""
+    return any(gpa < page + PAGE_SIZE_BYTES and page < gpa + size for page in _OWN_PAGES)
 
 
 def _has_done(steps: Sequence[Step], kind: type[AnyOperation]) -> bool:
@@ -363,6 +398,7 @@ def _told(capabilities: dict[int, int], steps: Sequence[Step]) -> Features:
         guest_memfd=bool(answer(Cap.GUEST_MEMFD, int(has_memfds))),
         guest_memfd_flags=answer(Cap.GUEST_MEMFD_FLAGS, 0),
         memory_attributes=answer(Cap.MEMORY_ATTRIBUTES, 0),
+        pre_fault=bool(answer(Cap.PRE_FAULT_MEMORY, int(_has_done(steps, PreFaultMemory)))),
         quirks=answer(Cap.DISABLE_QUIRKS2, 0),
         manual_dirty_log=bool(answer(Cap.MANUAL_DIRTY_LOG_PROTECT2, 0)),
         dirty_log_initially_set=bool(answer(Cap.MANUAL_DIRTY_LOG_PROTECT2, 0) & 2),

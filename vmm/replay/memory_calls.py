@@ -30,7 +30,7 @@ _LAST = 1 << 64
 _MADV_FREE = 8
 
 
-def mmap(process: Process, call: Called, line: Line, pass_over: PassOver) -> None:
+def mmap(process: Process, call: Called, line: Line, _: PassOver) -> None:
     """Note new memory, and a change if it replaces memory of slots."""
     size, prot, flags, descriptor, offset = (split(call.arguments) + [""] * 6)[1:6]
     length, start = number_of(size), call.returned
@@ -39,8 +39,6 @@ def mmap(process: Process, call: Called, line: Line, pass_over: PassOver) -> Non
     bits = bits_in(flags, MAP_FLAGS)
     opened = file_of(descriptor)
     file = None if opened is None or bits & MAP_ANONYMOUS else process.files.get(opened[0])
-    if file is not None and file.memfd:
-        pass_over("mmap of a guest_memfd, which is memory of another file here")
     is_huge = bool(bits & MAP_HUGETLB) or (file is not None and file.is_huge)
     is_huge = is_huge or (opened is not None and "hugepages/" in opened[1])
     allows = bits_in(prot, PROTECTIONS)
@@ -158,7 +156,13 @@ MEMORY_CALLS: dict[str, MemoryCall] = {
 def memory_of(process: Process, start: int, end: int) -> list[Memory]:
     """Return what a process has mapped in a range, as far as the trace shows it."""
     return [
-        Memory(begin, stop, mapped.kind if mapped.is_readable else "unmapped")
+        Memory(
+            begin,
+            stop,
+            mapped.kind if mapped.is_readable else "unmapped",
+            "" if mapped.file is None else mapped.file.memfd,
+            mapped.start - mapped.offset,
+        )
         for begin, stop, mapped in process.memory.within(start, end)
     ]
 

@@ -22,6 +22,7 @@ CREATE_GUEST_MEMFD = "KVM_CREATE_GUEST_MEMFD"
 SET_MEMORY_ATTRIBUTES = "KVM_SET_MEMORY_ATTRIBUTES"
 CREATE_VCPU = "KVM_CREATE_VCPU"
 RESET_RINGS = "KVM_RESET_DIRTY_RINGS"
+PRE_FAULT = "KVM_PRE_FAULT_MEMORY"
 
 CONCERNED = frozenset(
     f"KVM_{name}"
@@ -40,7 +41,7 @@ SLOT_REQUESTS = CONCERNED | {CREATE_VM, CREATE_VCPU, CHECK_EXTENSION, REGION, RE
 
 TOO_LITTLE = {
     RESET_RINGS: "which may be right or not: what was enabled is not in the trace",
-    "KVM_PRE_FAULT_MEMORY": "which says only how much is left",
+    PRE_FAULT: "whose gpa or whose VM the trace does not show",
 }
 """Calls whose answers depend on what a trace may not have, and why they cannot be judged then."""
 
@@ -49,12 +50,13 @@ CAPABILITIES = {f"KVM_CAP_{cap.name}": int(cap) for cap in Cap}
 
 PROT_READ, PROT_WRITE = 1, 2
 PROTECTIONS = {"PROT_NONE": 0, "PROT_READ": 1, "PROT_WRITE": 2, "PROT_EXEC": 4, "PROT_SEM": 8}
-MAP_SHARED, MAP_FIXED, MAP_ANONYMOUS, MAP_HUGETLB = 1, 0x10, 0x20, 0x40000
+MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_ANONYMOUS, MAP_HUGETLB = 1, 2, 0x10, 0x20, 0x40000
 MAP_FLAGS = {
     "MAP_SHARED": 1,
-    "MAP_PRIVATE": 2,
+    "MAP_PRIVATE": MAP_PRIVATE,
     "MAP_SHARED_VALIDATE": 3,
     "MAP_FIXED": MAP_FIXED,
+    "MAP_FIXED_NOREPLACE": 0x100000,
     "MAP_ANONYMOUS": MAP_ANONYMOUS,
     "MAP_HUGETLB": MAP_HUGETLB,
 }

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from vmm.replay.ranges import joined
-from vmm.replay.trace import OTHER_FILE, Region, TracedVm
+from vmm.replay.trace import OTHER_FILE, Region, TracedVm, VmCall
+from vmm.replay.vm_calls import SHOWN
 from vmm.scenario.features import Features
 from vmm.scenario.guestplace import TSS_BYTES, free_gpa
 from vmm.scenario.limits import MAX_MAPPED_PAGES
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
+    CreateGuestMemfd,
     Guest,
     Hva,
     Mapping,
@@ -25,6 +27,7 @@ HUGE_BYTES = 512 * PAGE_SIZE_BYTES
 _MOST_HUGE_PAGES = MAX_MAPPED_PAGES * 3 // 4 // 512
 """How many pages of hugetlbfs a scenario may have, and some other memory."""
 
+_MOST_UNUSED_PAGES = 4
 _ELSEWHERE = "elsewhere"
 """A page for addresses where no slot has memory, such as those that deletions name."""
 
@@ -45,6 +48,15 @@ class Places:
         free = _MOST_HUGE_PAGES if features is None else features.hugetlb_pages
         self._free_huge_pages = min(free, _MOST_HUGE_PAGES)
         self.notes: list[str] = []
+        self._sizes = {
+            each.operation.name: each.operation.size
+            for each in vm.calls
+            if isinstance(each, VmCall)
+            and isinstance(each.operation, CreateGuestMemfd)
+            and not each.errno
+        }
+        self._shown: dict[str, Mapping] = {}
+        self._unused: list[Mapping] = []
         regions = [each for each in vm.calls if isinstance(each, Region)]
         ranges = joined([_memory(each) for each in regions])
         self._ranges = [
@@ -60,7 +72,15 @@ class Places:
         """The mappings of the scenario."""
         named = tuple(each.mapping for each in self._ranges)
         elsewhere = (Mapping(_ELSEWHERE, 1, "unmapped"),) if self._needs_elsewhere else ()
-        return named + elsewhere + self._other_file
+        return (*named, *elsewhere, *self._other_file, *self._unused)
+
+    def showing(self, memfd: str) -> str:
+        """Return the mapping that shows a guest_memfd; if no slot uses it, a small one."""
+        if memfd not in self._shown:
+            pages = min(pages_of(self._sizes[memfd]), _MOST_UNUSED_PAGES)
+            self._shown[memfd] = Mapping(f"{SHOWN}{len(self._unused)}", pages, "guest_memfd")
+            self._unused.append(self._shown[memfd])
+        return self._shown[memfd].name
 
     def hva(self, call: Region) -> Hva:
         """Return a call's userspace address as the scenario has it."""
@@ -85,6 +105,12 @@ class Places:
                 yield each.mapping, begin - each.base, end - begin
 
     def _declare(self, number: int, start: int, end: int, vm: TracedVm) -> _Range:
+        base = self._base_of_memfd(start, end, vm)
+        if base is not None:
+            mapping = Mapping(f"m{number}", pages_of(end - base), "guest_memfd")
+            (memfd,) = {each.memfd for each in vm.memory if each.start < end and start < each.end}
+            self._shown[memfd] = mapping
+            return _Range(start, end, base, mapping)
         kind = self._kind(_kind_of(vm, start, end), pages_of(end - start))
         is_huge = kind in ("hugetlb", "thp")
         base = start - start % HUGE_BYTES if is_huge else start
@@ -92,6 +118,27 @@ class Places:
         if kind == "hugetlb":
             pages = -(-pages // 512) * 512
         return _Range(start, end, base, Mapping(f"m{number}", pages, kind))
+
+    def _base_of_memfd(self, start: int, end: int, vm: TracedVm) -> int | None:
+        """Return where the guest_memfd begins that a range shows; None if it shows other memory."""
+        there = [each for each in vm.memory if each.start < end and start < each.end]
+        found = {(each.memfd, each.base) for each in there if each.memfd}
+        if not found:
+            return None
+        is_whole = joined([(max(start, e.start), min(end, e.end)) for e in there]) == [(start, end)]
+        ((memfd, base), *others) = sorted(found)
+        is_one = not others and all(each.memfd for each in there)
+        size = self._sizes.get(memfd, 0)
+        if (
+            is_whole
+            and is_one
+            and base <= start
+            and end - base <= size
+            and memfd not in self._shown
+        ):
+            return base
+        self.notes.append("a mapping of a guest_memfd is memory of another file here")
+        return None
 
     def _kind(self, kind: MappingKind, pages: int) -> MappingKind:
         """Return the kind of memory to use: thp for hugetlb if that is too much of it here."""

@@ -19,7 +19,8 @@ MAX_FILES = 1 << 16
 class File(msgspec.Struct, eq=False):
     """An open file description: a VM, a guest_memfd, a file that can be mapped, or any other.
 
-    ``memfd`` is the name of a guest_memfd ("": it is none), ``owner`` the VM that it belongs to.
+    ``memfd`` is the name of a guest_memfd ("": it is none), ``owner`` the VM that it belongs to:
+    a vCPU has one, too.
     """
 
     vm: TracedVm | None = None

@@ -18,6 +18,7 @@ from vmm.replay.numbers import (
     CREATE_VM,
     ENABLE_CAP,
     MEM_FLAGS,
+    PRE_FAULT,
     REGION,
     REGION2,
     RESET_RINGS,
@@ -44,7 +45,14 @@ from vmm.replay.syntax import (
     unnamed,
 )
 from vmm.replay.trace import MAX_VMS, OTHER_FILE, Line, Region, Trace, TracedVm, Unread, VmCall
-from vmm.replay.vm_calls import AS_OPERATIONS, NotOfSlots, operation_of, punch_of
+from vmm.replay.vm_calls import (
+    AS_OPERATIONS,
+    NotOfSlots,
+    mapping_of,
+    operation_of,
+    pre_fault_of,
+    punch_of,
+)
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     AnyOperation,
@@ -124,7 +132,7 @@ class _Reader:
     def _call(self, call: Called) -> None:
         if call.name == "ioctl":
             self._ioctl(call)
-        elif call.name == "fallocate" and self._is_on_memfd(call):
+        elif self._is_on_memfd(call):
             pass
         elif call.returned is None or call.error or call.is_injected:
             if call.name in _CLONES:
@@ -156,6 +164,12 @@ class _Reader:
                 file.owner.add(VmCall(_line(call), call.name, CloseGuestMemfd(file.memfd)))
 
     def _is_on_memfd(self, call: Called) -> bool:
+        """Note a call on a guest_memfd; return whether there is nothing else to note."""
+        if call.name == "mmap":
+            return self._is_of_memfd(call) and bool(call.error)
+        return call.name == "fallocate" and self._is_allocating(call)
+
+    def _is_allocating(self, call: Called) -> bool:
         """Note fallocate(2) on a guest_memfd; return whether it is on one."""
         opened = file_of(call.arguments)
         file = None if opened is None else self._processes.of(call.pid).files.get(opened[0])
@@ -166,6 +180,19 @@ class _Reader:
             self._passed("fallocate of a guest_memfd", call)
         else:
             file.owner.add(VmCall(_line(call), "fallocate", punch, call.error, call.returned))
+        return True
+
+    def _is_of_memfd(self, call: Called) -> bool:
+        """Note mmap(2) of a guest_memfd; return whether it is one."""
+        opened = file_of((split(call.arguments) + [""] * 5)[4])
+        file = None if opened is None else self._processes.of(call.pid).files.get(opened[0])
+        if file is None or not file.memfd or file.owner is None:
+            return False
+        mapped = mapping_of(file.memfd, call)
+        if mapped is None or call.returned is None or call.is_injected or file.is_foreign:
+            self._passed("mmap of a guest_memfd", call)
+        else:
+            file.owner.add(VmCall(_line(call), "mmap", mapped, call.error))
         return True
 
     def _duplicate(self, call: Called) -> None:
@@ -201,6 +228,8 @@ class _Reader:
             self._check_extension(call, fd, argument)
         elif request in AS_OPERATIONS:
             self._on_vm(call, fd, request, argument)
+        elif request == PRE_FAULT:
+            self._pre_fault(call, fd, argument)
         elif request in CONCERNED:
             why = TOO_LITTLE.get(request, "")
             self._passed(f"{request}, {why}" if why else request, call)
@@ -264,12 +293,24 @@ class _Reader:
             file.vm.enables_unseen |= request == ENABLE_CAP
             self._passed(request, call)
 
+    def _pre_fault(self, call: Called, fd: int, argument: str) -> None:
+        """Note what is mapped ahead, if the trace shows it, and to which VM the vCPU belongs."""
+        file = self._processes.user_of(call.pid, fd).files.get(fd)
+        operation = pre_fault_of(argument)
+        is_told = call.returned is not None and not call.is_injected
+        if file is None or file.owner is None or file.memfd or operation is None or not is_told:
+            self._passed(f"{PRE_FAULT}, {TOO_LITTLE[PRE_FAULT]}", call)
+        elif self._processes.is_foreign(call.pid, file, call.error == errno.EIO):
+            self._passed(f"{PRE_FAULT} by a forked child, which changes nothing", call)
+        else:
+            file.owner.add(VmCall(_line(call), PRE_FAULT, operation, call.error))
+
     def _opening(
         self, process: Process, call: Called, vm: TracedVm, operation: AnyOperation
     ) -> AnyOperation:
         """Note what a call on a VM has opened; return its operation, with the name of that."""
         if isinstance(operation, CreateVcpu):
-            process.open(call.returned or 0, File())
+            process.open(call.returned or 0, File(owner=vm))
         if not isinstance(operation, CreateGuestMemfd):
             return operation
         self._memfds += 1

@@ -20,6 +20,7 @@ _FORMS = {
         Struct("<4Q"),
         "{address=%#x, size=%d, attributes=%#x, flags=%#x}",
     ),
+    Ioctl.PRE_FAULT_MEMORY: (Struct("<3Q40x"), "{gpa=%#x, size=%d, flags=%#x}"),
     Ioctl.CREATE_GUEST_MEMFD: (Struct("<QQ48x"), "{size=%d, flags=%#x}"),
 }
 _CAP = Struct("<II4Q64x")

@@ -103,11 +103,16 @@ Call = Region | MemoryChange | VmCall | Unread
 
 
 class Memory(msgspec.Struct, frozen=True, gc=False):
-    """What the VMM had mapped in a range of addresses when a slot first used it."""
+    """What the VMM had mapped in a range of addresses when a slot first used it.
+
+    ``memfd`` is the guest_memfd there ("": none), whose first byte is, or would be, at ``base``.
+    """
 
     start: int
     end: int
     kind: MappingKind
+    memfd: str = ""
+    base: int = 0
 
 
 class TracedVm(msgspec.Struct):

@@ -6,7 +6,7 @@ strace prints only pointers to their structures; `vmm record` has read those.
 import errno
 import re
 from collections.abc import Mapping
-from typing import get_args
+from typing import Literal, get_args
 
 from vmm.replay.numbers import (
     CAPABILITIES,
@@ -16,13 +16,17 @@ from vmm.replay.numbers import (
     FALLOC_FLAGS,
     FALLOC_KEEP_SIZE,
     FALLOC_PUNCH_HOLE,
+    MAP_ANONYMOUS,
+    MAP_FLAGS,
+    MAP_PRIVATE,
+    MAP_SHARED,
     RESET_RINGS,
     SET_IDENTITY_MAP_ADDR,
     SET_MEMORY_ATTRIBUTES,
     SET_TSS_ADDR,
     bits_in,
 )
-from vmm.replay.syntax import fields_of, number_of, split
+from vmm.replay.syntax import Called, fields_of, number_of, split
 from vmm.scenario.operations import (
     AnyOperation,
     ClearDirtyLog,
@@ -30,6 +34,8 @@ from vmm.scenario.operations import (
     CreateVcpu,
     EnableCap,
     GetDirtyLog,
+    MapGuestMemfd,
+    PreFaultMemory,
     PunchGuestMemfd,
     ResetDirtyRings,
     SetIdentityMapAddr,
@@ -46,6 +52,11 @@ AS_OPERATIONS = frozenset(
     }
 )
 
+MOST_PRE_FAULTED_BYTES = 1 << 30
+SHOWN = "shown"
+"""What a mapping is called that shows a guest_memfd, and that no slot uses."""
+
+_NORESERVE = 0x4000
 _CAPS: dict[int, CapName] = {CAPABILITIES[f"KVM_CAP_{name}"]: name for name in get_args(CapName)}
 _FIRST = re.compile(r"\[(0x[0-9a-f]+|\d+)")
 
@@ -104,6 +115,31 @@ def punch_of(name: str, arguments: str) -> PunchGuestMemfd | None:
         return None
     keep_size, punch = bool(bits & FALLOC_KEEP_SIZE), bool(bits & FALLOC_PUNCH_HOLE)
     return PunchGuestMemfd(name, begin, size, keep_size, punch)
+
+
+def pre_fault_of(argument: str) -> PreFaultMemory | None:
+    """Return KVM_PRE_FAULT_MEMORY; None if the structure is not in the trace, or asks for a lot."""
+    numbers = _numbers(fields_of(argument), "gpa", "size", "flags")
+    if numbers is None or numbers[1] > MOST_PRE_FAULTED_BYTES:
+        return None
+    return PreFaultMemory(*numbers)
+
+
+def mapping_of(name: str, call: Called) -> MapGuestMemfd | None:
+    """Return mmap(2) of a guest_memfd; None for one whose answer does not depend on the file alone.
+
+    Only mappings from its start, at an address that the kernel chooses, are operations.
+    """
+    address, size, _, flags, _, offset = (split(call.arguments) + [""] * 6)[:6]
+    bits, length = bits_in(flags, MAP_FLAGS), number_of(size)
+    if number_of(address) != 0 or number_of(offset) != 0 or not length or length < 0:
+        return None
+    if call.error not in (0, errno.ENODEV, errno.EINVAL) or bits & MAP_ANONYMOUS:
+        return None
+    kinds: dict[int, Literal["shared", "private"]] = {MAP_SHARED: "shared", MAP_PRIVATE: "private"}
+    kind = kinds.get(bits & (MAP_SHARED | MAP_PRIVATE))
+    known = MAP_SHARED | MAP_PRIVATE | _NORESERVE
+    return MapGuestMemfd(name, SHOWN, kind) if kind and not bits & ~known else None
 
 
 def _numbers(fields: Mapping[str, str], *names: str) -> list[int] | None:

@@ -8,7 +8,11 @@ from vmm.replay.judging import judged
 from vmm.scenario.operations import (
     CloseGuestMemfd,
     CreateGuestMemfd,
+    MapGuestMemfd,
+    Mapping,
     NewVm,
+    Place,
+    PreFaultMemory,
     PunchGuestMemfd,
     SetMemoryAttributes,
     SetUserMemoryRegion2,
@@ -118,6 +122,148 @@ def test_what_kvm_does_not_promise_of_it_differs_in_its_line(lines: tuple[str, .
     assert (found.verdict.status, found.assumed) == (Status.DIFFERS, ()), found
     assert found.line is not None
     assert found.line.number == len(lines) + 5
+
+
+ENODEV = "-1 ENODEV (No such device)"
+FLAGS = "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_FLAGS) = 3"
+SHARED_HVA = "0x7f0000000000"
+
+
+def mapped(
+    result: str = SHARED_HVA, kind: str = "MAP_SHARED", size: int = 0x4000, rest: str = "NULL"
+) -> str:
+    return f"7 mmap({rest}, {size}, PROT_READ|PROT_WRITE, {kind}, 9, 0) = {result}"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (made(flags=3), mapped(), mapped(EINVAL, "MAP_PRIVATE")),
+        (made(flags=1), mapped(kind="MAP_SHARED|MAP_NORESERVE")),
+        (made(), mapped(ENODEV), mapped(ENODEV, "MAP_PRIVATE")),
+        (made(), mapped(EINVAL, rest="0x1"), mapped("-1 ENOMEM (Cannot allocate memory)")),
+        (
+            made(flags=3),
+            mapped(),
+            bound(),
+            punched(0, 0x1000),
+            "7 munmap(0x7f0000000000, 16384) = 0",
+        ),
+    ],
+)
+def test_a_guest_memfd_is_mapped_as_its_flags_say(lines: tuple[str, ...]) -> None:
+    made_of = replay_in(KVM, NEWER, FLAGS, OTHER_CLOSED, *lines, ANY)
+    validate(made_of.scenario)
+    found = judged(made_of)
+    assert (found.verdict.status, found.assumed) == (Status.PASSED, ()), found
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (made(flags=3), mapped(ENODEV)),
+        (made(flags=3), mapped(kind="MAP_PRIVATE")),
+        (made(flags=2), mapped()),
+        (made(), mapped(EINVAL)),
+    ],
+)
+def test_a_mapping_of_it_that_should_not_be_differs_in_its_line(lines: tuple[str, ...]) -> None:
+    found = judged(replay_in(KVM, NEWER, FLAGS, OTHER_CLOSED, *lines, ANY))
+    assert found.verdict.status is Status.DIFFERS, found
+    assert found.line is not None
+    assert found.line.number == 6
+
+
+def test_memory_that_shows_a_guest_memfd_does_so_here() -> None:
+    begin = region(0, hva=0x7F0000001000, flags="KVM_MEM_GUEST_MEMFD", size=0x2000)
+    begin = begin.replace("REGION,", "REGION2,")
+    begin = begin.replace("}", ", guest_memfd_offset=0x1000, guest_memfd=9}")
+    replayed = replay_in(KVM, NEWER, made(flags=3), mapped(), begin)
+    validate(replayed.scenario)
+    assert replayed.scenario.mappings == (Mapping("m0", 3, "guest_memfd"),)
+    _, shown, slot = replayed.scenario.operations
+    assert shown == MapGuestMemfd("guest_memfd 1", "m0")
+    assert isinstance(slot, SetUserMemoryRegion2)
+    assert slot.userspace_addr == Place("m0", 0x1000)
+
+
+def test_a_guest_memfd_that_no_slot_shows_is_mapped_aside() -> None:
+    replayed = replay_in(KVM, NEWER, made(0x8000, 3), mapped("0x7e0000000000"), ANY)
+    validate(replayed.scenario)
+    assert replayed.scenario.mappings[-1] == Mapping("shown0", 4, "guest_memfd")
+
+
+def test_two_mappings_of_one_guest_memfd_are_not_both_shown_here() -> None:
+    second = mapped("0x7e0000000000")
+    lines = (region(0), region(1, 0x20000, hva=0x7E0000000000))
+    replayed = replay_in(KVM, NEWER, made(flags=3), mapped(), second, *lines)
+    validate(replayed.scenario)
+    assert [each.kind for each in replayed.scenario.mappings] == ["guest_memfd", "memfd"]
+    assert replayed.notes == ("a mapping of a guest_memfd is memory of another file here",)
+
+
+VCPU = "7 ioctl(8, KVM_CREATE_VCPU, 0) = 20"
+ENOENT = "-1 ENOENT (No such file or directory)"
+EFAULT = "-1 EFAULT (Bad address)"
+
+
+def ahead(gpa: int = 0x10000, size: int = 0x2000, flags: int = 0, result: str = "0") -> str:
+    fields = f"{{gpa={gpa:#x}, size={size}, flags={flags:#x}}}"
+    return f"7 ioctl(20, KVM_PRE_FAULT_MEMORY, {fields}) = {result}"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (ahead(), ahead(size=0x1000), ahead(0x11000, 0x10000)),
+        (ahead(result=EFAULT), ahead(0x40000, result=ENOENT)),
+        (ahead(flags=1, result=EINVAL), ahead(1, result=EINVAL), ahead(size=0, result=EINVAL)),
+        (ahead(0xFEE00000), ahead(result="-1 EINTR (Interrupted system call)")),
+        (region(0, size=0), ahead(result=ENOENT), ahead(0x20000)),
+    ],
+)
+def test_what_is_mapped_ahead_may_end_like_this(lines: tuple[str, ...]) -> None:
+    found = judged(replay_in(KVM, CAN_PRE_FAULT, region(), region(1, 0x20000), VCPU, *lines))
+    assert found.verdict.status in (Status.PASSED, Status.INCONCLUSIVE), found
+    assert (found.verdict.status is Status.PASSED) == ("EINTR" not in lines[-1])
+    assert not found.assumed
+
+
+CAN_PRE_FAULT = "7 ioctl(8, KVM_CHECK_EXTENSION, KVM_CAP_PRE_FAULT_MEMORY) = 1"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(ahead(result=ENOENT), ahead(0x40000), ahead(flags=1), ahead(0x10001), ahead(size=0)),
+        *(ahead(result=EINVAL), ahead(result=EOPNOTSUPP), ahead(0x40000, result=EFAULT)),
+    ],
+)
+def test_what_is_mapped_ahead_otherwise_differs_in_its_line(line: str) -> None:
+    found = judged(replay_in(KVM, CAN_PRE_FAULT, region(), region(1, 0x20000), VCPU, line))
+    assert found.verdict.status is Status.DIFFERS, found
+    assert found.line is not None
+    assert found.line.number == 6
+
+
+def test_whether_a_kernel_maps_ahead_is_assumed_where_it_does() -> None:
+    found = judged(replay_in(KVM, region(), VCPU, ahead(result=EOPNOTSUPP)))
+    assert (found.verdict.status, found.assumed) == (Status.PASSED, ())
+    assert judged(replay_in(KVM, region(), VCPU, ahead())).verdict.status is Status.PASSED
+    found = judged(replay_in(KVM, region(), VCPU, ahead(0x40000, result=ENOENT)))
+    assert found.assumed == ("KVM_CAP_PRE_FAULT_MEMORY",)
+
+
+def test_more_than_a_scenario_may_map_ahead_is_mapped_ahead_in_part() -> None:
+    replayed = replay_in(KVM, region(size=1 << 30), VCPU, ahead(size=1 << 30))
+    validate(replayed.scenario)
+    (op,) = [op for op in replayed.scenario.operations if isinstance(op, PreFaultMemory)]
+    assert op.size == 1 << 27
+    assert judged(replayed).verdict.status is Status.PASSED
+    too_much = trace_of(KVM, region(), VCPU, ahead(size=1 << 31))
+    assert list(too_much.passed_over) == [
+        "KVM_PRE_FAULT_MEMORY, whose gpa or whose VM the trace does not show"
+    ]
 
 
 def test_they_become_operations_that_can_be_run() -> None:

@@ -47,6 +47,11 @@ CAP = struct.pack("<II4Q64x", 168, 0, 3, 0, 0, 0)
             "{address=0x1000, size=8192, attributes=0x8, flags=0x0}",
         ),
         (Ioctl.CREATE_GUEST_MEMFD, struct.pack("<QQ48x", 4096, 1), "{size=4096, flags=0x1}"),
+        (
+            Ioctl.PRE_FAULT_MEMORY,
+            struct.pack("<3Q40x", 0x10000, 0x2000, 0),
+            "{gpa=0x10000, size=8192, flags=0x0}",
+        ),
     ],
 )
 def test_a_structure_as_strace_would_print_it(request_number: int, data: bytes, text: str) -> None:

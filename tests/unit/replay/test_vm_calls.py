@@ -220,5 +220,5 @@ def test_calls_that_carry_too_little_are_named_with_the_reason() -> None:
         "KVM_SET_MEMORY_ATTRIBUTES": 1,
         "KVM_CREATE_GUEST_MEMFD": 1,
         "KVM_RESET_DIRTY_RINGS, which may be right or not: what was enabled is not in the trace": 1,
-        "KVM_PRE_FAULT_MEMORY, which says only how much is left": 1,
+        "KVM_PRE_FAULT_MEMORY, whose gpa or whose VM the trace does not show": 1,
     }
