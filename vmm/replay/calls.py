@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from vmm.replay.lines import MAX_LINE_BYTES
 from vmm.replay.numbers import SLOT_REQUESTS
 from vmm.replay.syntax import begins
-from vmm.replay.trace import Trace
+from vmm.replay.trace import CUT_OFF, Trace
 
 _NAMED = "|".join(sorted(SLOT_REQUESTS))
 _OF_MEMORY = (
@@ -46,10 +46,15 @@ _NOTICE = re.compile(r"strace: Process \d+ (?:attached|detached)$")
 def lines_of_calls(lines: Iterable[tuple[int, str]], trace: Trace) -> Iterator[tuple[int, str]]:
     """Yield the lines that have to be parsed, each whole."""
     for number, line in _unwrapped(_without_notices(_of_interest(lines, trace))):
-        if "KVM_RUN" not in line and _OF_INTEREST.search(line) is not None:
+        if "KVM_RUN" not in line and _is_of_interest(line):
             yield number, line
         elif _BEFORE_A_CALL.match(line) is not None:
-            trace.cut_line = trace.cut_line or number
+            trace.lacks(number, CUT_OFF)
+
+
+def _is_of_interest(line: str) -> bool:
+    """Whether a line has to be parsed: the beginning of any ioctl has, since its end is."""
+    return _OF_INTEREST.search(line) is not None or ("<unfin" in line and "ioctl(" in line)
 
 
 def _of_interest(lines: Iterable[tuple[int, str]], trace: Trace) -> Iterator[tuple[int, str]]:
@@ -62,7 +67,7 @@ def _of_interest(lines: Iterable[tuple[int, str]], trace: Trace) -> Iterator[tup
         is_whole = " = " in line or "<unfin" in line
         if is_whole and not is_open and "KVM_RUN" in line:
             continue
-        if is_open or not is_whole or _OF_INTEREST.search(line) is not None:
+        if is_open or not is_whole or _is_of_interest(line):
             is_open = not is_whole
             yield number, line
     trace.lines = number

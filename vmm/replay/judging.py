@@ -258,8 +258,8 @@ class _Judging:
             return "the VM is older than the trace: which slots it had is not known"
         if self._replay.vm.unordered:
             return _UNORDERED
-        if 0 < self._replay.vm.cut_line < step.line.number:
-            return f"line {self._replay.vm.cut_line} is cut off: which call it had is not known"
+        if 0 < self._replay.vm.cut_line <= step.line.number:
+            return f"line {self._replay.vm.cut_line} {self._replay.vm.cut_why}"
         if self._replay.vm.is_guessed:
             return "which VM some calls are on is not in the trace"
         if len(self._order.rivals(self._steps, index)) > 1:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from vmm.replay.lines import shown
 from vmm.replay.numbers import literal
 from vmm.replay.ranges import Ranges
-from vmm.replay.trace import MAX_VMS, Line, Region, Trace, TracedVm, Unread
+from vmm.replay.trace import CUT_OFF, MAX_VMS, Line, Region, Trace, TracedVm, Unread
 from vmm.scenario.operations import GUEST_MEMFD, READONLY
 
 MAX_THREADS = 1 << 16
@@ -69,7 +69,7 @@ def read_qemu(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
         elif _REMAINS.search(line) is not None:
             reader.take(Line(number, number, shown(line)), line, "")
         elif line.isdecimal() or EVENT.startswith(line):
-            trace.cut_line = trace.cut_line or number
+            trace.lacks(number, CUT_OFF)
 
 
 class _Machine:

@@ -97,7 +97,7 @@ def read_lines(numbered: Iterable[tuple[int, str]], name: str) -> Trace:
     if isinstance(numbered, Numbered):
         trace.lines = numbered.number
     for vm in trace.vms:
-        vm.cut_line = trace.cut_line
+        vm.cut_line, vm.cut_why = trace.cut_line, trace.cut_why
     _require_calls(trace)
     return trace
 

@@ -106,6 +106,8 @@ def read_strace(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
             reader.take(item)
     for item in joiner.left():
         reader.take(item)
+    for lacking, why in joiner.lacking():
+        trace.lacks(lacking, why)
 
 
 class _Reader:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from vmm.replay.numbers import literal
+from vmm.replay.trace import BEGINNING_LOST, JOINED
 
 MAX_PID = 1 << 22
 
@@ -116,6 +117,7 @@ MAKERS = ("clone", "clone3", "fork", "vfork")
 """The calls that make a thread or a process."""
 
 _FEW = 64
+_MAX_PIDS = 1 << 16
 MAX_WAITING = 1 << 14
 """How many calls are under way at a time at the most."""
 
@@ -129,12 +131,16 @@ class Joiner:
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[int, str, str]] = {}
         self._lost: list[Unparsed] = []
+        self._headless = 0
+        self._pids: dict[str, tuple[int, bool]] = {}
+        """Where each pid stands first, and whether it stands there alone."""
 
     def item(self, number: int, line: str) -> Item | None:
         """Return the item that a line completes; None if it completes none."""
         prefix = _PREFIX.match(line)
         assert prefix is not None
         pid = int(prefix[1] or prefix[2] or 0)
+        is_new = self._is_new(number, prefix[1] or prefix[2] or "")
         pid = pid if pid < MAX_PID else 0
         rest = line[prefix.end() :]
         call = _CALL.match(rest)
@@ -145,6 +151,8 @@ class Joiner:
             return self._begun(number, pid, call[1], rest[call.end() :], line)
         resumed = _RESUMED.match(rest)
         if resumed is not None:
+            if pid and not is_new and resumed[1] == "ioctl" and not self._has_begun(pid, "ioctl"):
+                self._is_headless(number, rest[resumed.end() :])
             return self._resumed(number, pid, resumed[1], rest[resumed.end() :], line)
         event = _EVENT.match(rest)
         if event is not None and event[1] == "+++":
@@ -168,6 +176,48 @@ class Joiner:
         """Yield the calls that were never resumed."""
         for pid, (begin, name, text) in self._waiting.items():
             yield Unparsed(begin, pid, name, text)
+
+    def lacking(self) -> Iterator[tuple[int, str]]:
+        """Yield the lines that show that others were lost, and why."""
+        if self._headless:
+            yield self._headless, BEGINNING_LOST
+        joined = [
+            first for pid, (first, alone) in self._pids.items() if alone and self._is_two(pid)
+        ]
+        if joined:
+            yield min(joined), JOINED
+
+    def _is_new(self, number: int, pid: str) -> bool:
+        """Note a pid as it stands; return whether it stands nowhere before."""
+        first = self._pids.get(pid)
+        if first is None and len(self._pids) < _MAX_PIDS:
+            self._pids[pid] = number, True
+        elif first is not None and first[1]:
+            self._pids[pid] = first[0], False
+        return first is None
+
+    def _is_two(self, pid: str) -> bool:
+        """Whether a pid is the beginning of one and all of another: a line was joined to the next.
+
+        Threads have consecutive pids, and so one is hardly ever the end of another.
+        """
+        return any(
+            pid[at:] in self._pids
+            and any(each != pid and each.startswith(pid[:at]) for each in self._pids)
+            for at in range(1, len(pid))
+            if len(pid) - at > 1
+        )
+
+    def _has_begun(self, pid: int, name: str) -> bool:
+        return self._waiting.get(self._beginner(pid, name), (0, "", ""))[1] == name
+
+    def _is_headless(self, number: int, rest: str) -> None:
+        """Note the end of a call without its beginning, which had all arguments.
+
+        KVM_RUN has not, and many leave it out of a trace.
+        """
+        if rest.startswith(")"):
+            self._headless = self._headless or number
 
     def _begun(self, number: int, pid: int, name: str, rest: str, line: str) -> Item | None:
         self._lose(pid)

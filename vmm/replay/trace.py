@@ -14,6 +14,10 @@ MAX_CALLS = 200_000
 
 MAX_VMS = 1000
 
+CUT_OFF = "is cut off: which call it had is not known"
+BEGINNING_LOST = "ends a call that began on a line that is lost"
+JOINED = "begins with two pids: what was between them is lost"
+
 
 class Line(msgspec.Struct, frozen=True, gc=False):
     """The place of a call: the line on which it ended, the one on which it began, and its text.
@@ -123,7 +127,8 @@ class TracedVm(msgspec.Struct):
     capabilities of which the trace does not say which they are, ``unordered`` that the calls of
     its threads follow each other thread by thread, ``closes_seen`` that the trace has calls that
     close descriptors, ``is_guessed`` that some calls may be another VM's. ``cut_line`` is the
-    first line that is cut off before it says of which call it is (0: none).
+    first line that shows that something was lost, as one that is cut off before it says of which
+    call it is (0: none), and ``cut_why`` says what it shows.
     """
 
     name: str
@@ -139,6 +144,7 @@ class TracedVm(msgspec.Struct):
     closes_seen: bool = False
     is_guessed: bool = False
     cut_line: int = 0
+    cut_why: str = CUT_OFF
 
     def add(self, call: Call) -> None:
         """Keep a call, unless there are too many of them."""
@@ -155,7 +161,8 @@ class Trace(msgspec.Struct):
     concern memory but cannot be replayed, and says why if not for want of their arguments;
     ``first_lines`` has the line of the first.
     ``strange`` is the first line that has a call on a memslot, but does not begin as strace's;
-    ``cut_line`` is the first one of which there is only the beginning, before any call (0: none).
+    ``cut_line`` is the first one that shows that something was lost, as one of which there is only
+    the beginning, before any call (0: none); ``cut_why`` says what it shows.
     """
 
     name: str
@@ -166,7 +173,13 @@ class Trace(msgspec.Struct):
     first_lines: dict[str, int] = {}
     strange: Line | None = None
     cut_line: int = 0
+    cut_why: str = CUT_OFF
     notes: list[str] = []
+
+    def lacks(self, number: int, why: str) -> None:
+        """Note a line that shows that something was lost, if it is the first one."""
+        if not self.cut_line or number < self.cut_line:
+            self.cut_line, self.cut_why = number, why
 
 
 class TraceError(ValueError):

@@ -107,6 +107,36 @@ def test_a_difference_after_a_line_without_its_call_is_none_for_certain(head: st
     assert judged(replay_in(*lines[:2], head)).verdict.status is Status.PASSED
 
 
+_AGAIN = region(0, 0x30000, hva=0x7E0000000000)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line", "doubt"),
+    [
+        (("7 <... ioctl resumed>) = 0",), 4, "ends a call that began on a line that is lost"),
+        (("97 close(5) = 0",), 0, ""),
+        (("97 close(5) = 0", "98 close(5) = 0", "9798 close(6) = 0"), 6, "begins with two pids"),
+        (("97 close(5) = 0", "99798 close(6) = 0", "98 close(6) = 0"), 0, ""),
+        (("97 close(5) = 0", "997 close(6) = 0"), 5, "begins with two pids"),
+        (("97 close(5) = 0", "997 close(6) = 0", "997 close(7) = 0"), 0, ""),
+        (("7 <... ioctl resumed>, 0) = 0",), 0, ""),
+        (("9 <... ioctl resumed>) = 0",), 0, ""),
+        (("7 ioctl(5, TCGETS, {c_iflag=0} <unfinished ...>", "7 <... ioctl resumed>) = 0"), 0, ""),
+        (("7 ioctl(9, KVM_RUN <unfinished ...>", "7 <... ioctl resumed>, 0) = 0"), 0, ""),
+        (("7 <... futex resumed>) = 0",), 0, ""),
+    ],
+)
+def test_a_difference_after_a_line_that_shows_a_loss_is_none_for_certain(
+    lines: tuple[str, ...], line: int, doubt: str
+) -> None:
+    found = judged(replay_in(KVM, region(), region(1, 0x20000), *lines, _AGAIN))
+    if not doubt:
+        assert found.verdict.status is Status.DIFFERS, found
+        return
+    assert found.verdict.status is Status.INCONCLUSIVE, found
+    assert found.verdict.reason.startswith(f"line {line} {doubt}")
+
+
 @pytest.mark.parametrize("head", ["18", "kv", "kvm"])
 def test_an_event_that_is_cut_off_before_its_name_leaves_a_doubt(head: str) -> None:
     event = "kvm_set_user_memory Slot#{} flags=0x0 gpa=0x0 size=0x{} ua=0x7f0000000000 ret=0"
