@@ -17,6 +17,7 @@ from vmm.scenario.features import check_features
 from vmm.scenario.guestplace import with_room
 from vmm.scenario.hexadecimal import in_hexadecimal, in_numbers
 from vmm.scenario.history import End, Event, Header, History
+from vmm.scenario.mistakes import in_words, json_problem
 from vmm.scenario.operations import FORMAT, Scenario
 from vmm.scenario.packing import PackingError, is_packed, packed, unpacked
 from vmm.scenario.problem import ScenarioError
@@ -63,12 +64,14 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
             scenario = _with_room(scenario)
         validate(scenario)
         check_demand(scenario, limits)
-    except (msgspec.ValidationError, ScenarioError) as error:
+    except msgspec.ValidationError as error:
+        raise FileError(name, in_words(error, raw)) from None
+    except ScenarioError as error:
         raise FileError(name, error) from None
     except RecursionError:
         raise FileError(name, "nested too deep: a scenario has a few levels") from None
     except UNDECODABLE as error:
-        raise FileError(name, f"not JSON: {error}") from None
+        raise FileError(name, json_problem(text, error)) from None
     return scenario
 
 

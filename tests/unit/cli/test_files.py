@@ -58,8 +58,14 @@ def test_an_interrupted_run_says_what_did_not_run(kernel: Kernel, tmp_path: Path
     ("text", "place"),
     [
         ("{", ": not JSON: "),
-        ('{"name": "x", "operations": [{"op": "fly"}]}', ": Invalid value 'fly' - at `$.oper"),
-        ('{"name": "x", "operations": [{"op": "touch", "gpa": "here"}]}', "`$.operations[0].gpa`"),
+        (
+            '{"name": "x", "operations": [{"op": "fly"}]}',
+            ": $.operations[0].op: Invalid value 'fly'",
+        ),
+        (
+            '{"name": "x", "operations": [{"op": "touch", "gpa": "here"}]}',
+            ": $.operations[0].gpa: 'here' is no number",
+        ),
         (
             '{"name": "x", "operations": [{"op": "host_write", "value": 1, '
             '"place": {"mapping": "b"}}]}',

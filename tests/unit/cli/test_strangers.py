@@ -25,7 +25,7 @@ from vmm.verdict.judge import Status, Verdict
 HOSTILE = Path(__file__).parent / "hostile"
 
 SCENARIOS = {
-    "nested-too-deep": "Expected `str`, got `array` - at `$.why`",
+    "nested-too-deep": "$.why: Expected `str`, got `array`",
     "lone-surrogate": "not JSON: ",
     "name-forges-a-report": "$.operations[0].name: 1 to 64 printable characters are needed",
     "race-region-of-2-to-the-64": "$.operations[0].hosts[0].operations[0].memory_size: a slot has",
@@ -34,7 +34,7 @@ SCENARIOS = {
     "churn-beyond-the-slots": "$.operations[0].slot: it and the next one have to be within 0 to",
     "churn-of-a-slot-in-use": "$.operations[1].slot: 5 may be in use",
     "closed-vm-is-touched": "$.operations[1]: the VM is closed; begin with another one (new_vm)",
-    "escape-in-a-field": r"Object contains unknown field `\x1b]0;PWNED\x07\x1b[2J`",
+    "escape-in-a-field": r"$: Object contains unknown field `\x1b]0;PWNED\x07\x1b[2J`",
 }
 """Each file that is refused, and what is said of it."""
 
