@@ -46,6 +46,8 @@ _REMAP_BOTH_AT = 0xB00
 _OFFSETS = (0x40, 0x100, 0xFFC)
 """Where in a page a program accesses a word."""
 
+_EXCHANGES, _RELOADS = 0.4, 0.3
+
 _WITH_CODE = ("a", "b", TABLES)
 """The mappings of most slots: they hold the same programs, so that code may be replaced."""
 
@@ -61,12 +63,15 @@ class Starts:
         """The address space that has the tables, and that all starts are in."""
         self._tables: Tables | None = None
         self._word = 0
+        self._way = False, False
+        """Whether a guest that changes an entry exchanges it, and whether it loads CR3 then."""
         hidden = ("unmapped", "guest_memfd")
         self._shown = {each.name for each in pools.mappings if each.kind not in hidden}
 
     def begin(self) -> Iterator[AnyOperation]:
         """Yield what the host writes, and the slots that map it."""
         dice = self._dice
+        self._way = dice.chance(_EXCHANGES), dice.chance(_RELOADS)
         if SMM in self._pools.spaces and dice.chance(0.5):
             self._as_id = SMM
         first = dice.pick(self._pools.gfns)
@@ -131,7 +136,7 @@ class Starts:
         """Return the programs of every page with code, and their offsets."""
         return (
             *((_STORE_AT, STORE), (_LOAD_AT, LOAD)),
-            *((_REMAP_AT, remap(self._word)), (_COPY_AT, copy(self._word))),
+            *((_REMAP_AT, remap(self._word, *self._way)), (_COPY_AT, copy(self._word))),
             (_REMAP_BOTH_AT, remap_both(self._word)),
         )
 
