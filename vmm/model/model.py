@@ -225,6 +225,12 @@ class Model:
             case ops.CloseVm():
                 return (Allowed(Closed(), VM_GONE, self._close),)
 
+    def only_looks(self, operation: AnyOperation) -> bool:
+        """Whether an operation changes nothing but what later looks, logs and rings may show."""
+        if isinstance(operation, ops.Touch):
+            return operation.access == "read" and self._vm.is_plain_for(operation.vcpu)
+        return isinstance(operation, ops.Inspect | ops.GetDirtyLog | ops.ClearDirtyLog)
+
     def follow(self, event: Event) -> Followed:
         """Adopt the first allowed outcome that admits the event's own.
 

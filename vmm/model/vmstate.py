@@ -111,14 +111,20 @@ class VmState:
         """
         if (
             op.as_id == 0
-            and op.vcpu in self.tracking.vcpus
-            and not (self.internal.slots or self.mmio.ranges or self.mmio.events)
-            and not self.clocks.exist
-            and self._contents.knows_all
+            and self.is_plain_for(op.vcpu)
             and not is_apic_page(op.gpa, op.gpa + op.width)
         ):
             return self._accesses[0].touch(op)
         return self.access(op)
+
+    def is_plain_for(self, vcpu: int) -> bool:
+        """Whether a vCPU has run, and there are only user slots, whose content is known."""
+        return (
+            vcpu in self.tracking.vcpus
+            and not (self.internal.slots or self.mmio.ranges or self.mmio.events)
+            and not self.clocks.exist
+            and self._contents.knows_all
+        )
 
     def access(self, op: Touch | Sweep | Execute | Instruction) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of a guest's access; none if they are unknown."""

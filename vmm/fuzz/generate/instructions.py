@@ -164,7 +164,10 @@ def certain(scenario: Scenario, features: Features) -> Scenario:
     model = Model.of(Header(scenario, features))
     doubtful: set[int] = set()
     for step in steps(scenario, features.touch_limit):
-        op, allowed = step.operation, model.allowed(step.operation)
+        op = step.operation
+        if not is_private and model.only_looks(op):
+            continue
+        allowed = model.allowed(op)
         # For example across a border of private memory.
         if is_private and not allowed and not isinstance(op, Race):
             doubtful.add(step.origin)
