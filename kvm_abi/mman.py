@@ -5,7 +5,7 @@ Addresses are `int`; 0 is an address like any other.
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from struct import Struct
 
 from kvm_abi._kvm import ffi as _ffi, lib as _lib
@@ -114,21 +114,23 @@ class Watched:
         self._place = _new("uint64_t[2]")
         self._found = _new(_NEWS_FOUND)
         self._data = _new("char[]", _NEWS_BLOCKS * block_bytes)
+        self._found_bytes, self._data_bytes = _buffer(self._found), _buffer(self._data)
 
-    def news(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield (number of the stretch, offset, bytes) for each difference, and update the copies.
+    def news(self) -> list[tuple[int, int, bytes]]:
+        """Return (number of the stretch, offset, bytes) of each difference; update the copies.
 
         They ascend; a difference that crosses the end of a block is split there.
         """
-        self._place[0] = self._place[1] = 0
-        while self._place[0] < len(self._copies):
-            count = self._more()
+        news: list[tuple[int, int, bytes]] = []
+        place = self._place
+        place[0] = place[1] = 0
+        while place[0] < len(self._copies):
+            found = self._found_bytes[: self._more() * _NEWS.size]
             at = 0
-            for number, offset, length in _NEWS.iter_unpack(
-                _buffer(self._found, count * _NEWS.size)
-            ):
-                yield number, offset, _buffer(self._data + at, length)[:]
+            for number, offset, length in _NEWS.iter_unpack(found):
+                news.append((number, offset, self._data_bytes[at : at + length]))
                 at += length
+        return news
 
     def _more(self) -> int:
         count: int = _lib.abi_news(

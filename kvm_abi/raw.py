@@ -136,7 +136,11 @@ class KvmError(OSError):
     """
 
     def __init__(
-        self, number: int, call: Ioctl | str, ctype: Any, argument: bytes | int | str
+        self,
+        number: int,
+        call: Ioctl | str,
+        ctype: Any,
+        argument: bytes | int | str | tuple[int, ...],
     ) -> None:
         super().__init__(number, "")
         self.request = call if isinstance(call, Ioctl) else None
@@ -159,8 +163,11 @@ class KvmError(OSError):
         if isinstance(self._argument, int):
             says_nothing = not self._argument and self.request in _WITHOUT_ARGUMENT
             return "" if says_nothing else _number(self._argument)
-        copy = _new(f"{self._ctype.item.cname} *")
-        _buffer(copy)[:] = self._argument
+        if isinstance(self._argument, tuple):
+            copy = _new(self._ctype, self._argument)
+        else:
+            copy = _new(f"{self._ctype.item.cname} *")
+            _buffer(copy)[:] = self._argument
         return _fields(copy[0], self._ctype.item)
 
     def __str__(self) -> str:
@@ -310,10 +317,13 @@ def _again(fd: int, request: Ioctl, arg: CData | int) -> int:
 
 def region_error(result: int, *region: int) -> Exception:
     """Return the error for a result of `issue_region`; ``region`` are its arguments after fd."""
+    number = -result
+    if number > 0 and number not in _FILTERED:  # Its text is rarely wanted, and made when it is.
+        return KvmError(number, Ioctl.SET_USER_MEMORY_REGION, _REGION, region)
     arg = _new(_REGION, region)
     if result > 0:
         return _wrong_answer(Ioctl.SET_USER_MEMORY_REGION, result, arg)
-    return _refused(-result, Ioctl.SET_USER_MEMORY_REGION, arg)
+    return _refused(number, Ioctl.SET_USER_MEMORY_REGION, arg)
 
 
 def harvest(entries: CData, count: int, first: int) -> list[tuple[int, int]]:

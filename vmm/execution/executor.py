@@ -175,6 +175,14 @@ class _Execution(Closing):
         return [self._perform(first)]
 
     def _perform(self, op: AnyOperation) -> AnyOutcome:
+        match op:  # The most frequent ones come first.
+            case ops.SetUserMemoryRegion():
+                return self._set_region(op)
+            case ops.Inspect():
+                with self._own():
+                    return Inspected(self._shared.memory.changes())
+            case ops.Instruction():
+                return self._machine.instruct(op)
         if isinstance(op, ops.HostOperation):
             return self._by_host(op)
         if isinstance(op, ops.DirtyOperation):
@@ -186,8 +194,6 @@ class _Execution(Closing):
         if isinstance(op, ops.VmOperation):
             return self._of_vm(op)
         match op:
-            case ops.SetUserMemoryRegion():
-                return self._set_region(op)
             case ops.SetMemoryAttributes():
                 return self._machine.set_memory_attributes(op)
             case ops.PreFaultMemory():
@@ -198,8 +204,6 @@ class _Execution(Closing):
                 return self._machine.sweep(op)
             case ops.Execute():
                 return self._machine.execute(op)
-            case ops.Instruction():
-                return self._machine.instruct(op)
             case ops.Start():
                 return self._machine.start(op)
             case ops.UnmapInternalSlots():
@@ -213,16 +217,13 @@ class _Execution(Closing):
             case _:
                 return self._machine.set_up(op)
 
-    def _by_host(self, op: ops.HostOperation) -> AnyOutcome:
+    def _by_host(self, op: ops.HostWrite | ops.ChangeHostMemory) -> AnyOutcome:
         memory = self._shared.memory
         match op:
             case ops.HostWrite():
                 return memory.write(op.place, op.value)
             case ops.ChangeHostMemory():
                 return memory.change(op)
-            case ops.Inspect():
-                with self._own():
-                    return Inspected(tuple(memory.changes()))
 
     def _of_dirty_pages(self, op: ops.DirtyOperation) -> AnyOutcome:
         match op:

@@ -5,10 +5,11 @@ Guests access gpas below 4 GiB in big real mode, and higher ones in 64-bit mode.
 
 import errno
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from itertools import groupby
 from typing import ParamSpec, TypeVar
+
+from msgspec.structs import asdict
 
 from guests import image, mailbox
 from guests.image import ACCESSES, LONG_SWEEPS, WIDTHS

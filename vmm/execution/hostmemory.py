@@ -194,14 +194,14 @@ class HostMemory(Closing):
                 if not self._pages.is_absent(name, page):
                     yield name, memory, page * PAGE_SIZE_BYTES
 
-    def changes(self) -> Iterator[HostChange]:
-        """Yield the bytes that changed since the last call.
+    def changes(self) -> tuple[HostChange, ...]:
+        """Return the bytes that changed since the last call.
 
         Unreadable pages are skipped until they can be read.
         """
         if self._watch is None:
             self._watch = _Watch(self._readable())
-        yield from self._watch.changes()
+        return self._watch.changes()
 
     def _readable(self) -> Iterator[_Stretch]:
         for name, memory in self._mappings.items():
@@ -216,15 +216,20 @@ class _Watch:
     """Compares readable memory with its content at the last look."""
 
     def __init__(self, stretches: Iterable[_Stretch]) -> None:
-        self._stretches = list(stretches)
-        addressed = [(memory.address_of(start), seen) for _, memory, start, seen in self._stretches]
+        self._places: list[tuple[str, int]] = []
+        addressed = []
+        for name, memory, start, seen in stretches:
+            self._places.append((name, start))
+            addressed.append((memory.address_of(start), seen))
         self._watched = Watched(addressed, PAGE_SIZE_BYTES)
 
-    def changes(self) -> Iterator[HostChange]:
-        stretches = self._stretches
+    def changes(self) -> tuple[HostChange, ...]:
+        places = self._places
+        changes = []
         for number, offset, data in self._watched.news():
-            name, _, start, _ = stretches[number]
-            yield HostChange(name, start + offset, data)
+            name, start = places[number]
+            changes.append(HostChange(name, start + offset, data))
+        return tuple(changes)
 
 
 def _stretches(start: int, end: int, absent: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -1,9 +1,10 @@
 """The registers of a vCPU as values, with the names and units of `struct kvm_regs`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from operator import attrgetter
 from struct import Struct
+
+import msgspec
 
 from kvm_abi import raw
 from kvm_abi.raw import Buffer, CData, WrongAnswerError
@@ -22,8 +23,7 @@ def check_values(call: str, seen: Mapping[str, int], wanted: Mapping[str, int], 
             raise WrongAnswerError(call, f"{name}={seen[name]:#x}, which was {right}")
 
 
-@dataclass(frozen=True, slots=True)
-class Registers:
+class Registers(msgspec.Struct, frozen=True, gc=False):
     """The general registers, in the order of the structure.
 
     >>> from vmm import Registers
@@ -53,7 +53,7 @@ class Registers:
 
 _PACKED = Struct("<18Q")  # struct kvm_regs
 
-_values = attrgetter(*(field.name for field in fields(Registers)))
+_values = attrgetter(*Registers.__struct_fields__)
 
 # Types of ordinary segments, accessed: execute and read; read and write.
 _CODE = 0xB

@@ -162,6 +162,8 @@ class Model:
                 return vm.touch(operation)
             case ops.SetUserMemoryRegion():
                 return vm.region(operation)
+            case ops.Inspect():
+                return (self._inspect(),)
             case ops.Sweep() | ops.Execute() | ops.Instruction():
                 return vm.access(operation)
             case ops.Start():
@@ -186,10 +188,8 @@ class Model:
             return vm.by_vcpu(operation.vcpu, vm.clocks.allowed(operation))
         return self._of_vm(operation)
 
-    def _by_host(self, op: ops.HostOperation) -> Allowed:
+    def _by_host(self, op: ops.HostWrite | ops.ChangeHostMemory) -> Allowed:
         match op:
-            case ops.Inspect():
-                return self._inspect()
             case ops.HostWrite():
                 return self._host_write(op)
             case ops.ChangeHostMemory():

@@ -1,6 +1,6 @@
 """Checks that a vCPU's registers read back as set, and that its shared pages all exist."""
 
-from dataclasses import asdict
+from msgspec.structs import asdict
 
 from kvm_abi.raw import CData, WrongAnswerError
 from kvm_abi.uapi import Cap
