@@ -6,7 +6,7 @@ spends much time here, so the records are plain tuples and the loops are short.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from struct import Struct, unpack_from
+from struct import Struct
 from typing import Any, Final
 
 from guests._image import ffi, lib
@@ -75,24 +75,22 @@ _REAL: Final = _templates(lib.guest_touch_templates, _RESULT_SHIFT)
 _LONG: Final = _templates(lib.guest_long_touch_templates, _LONG_RESULT_SHIFT)
 
 
-def encode_touches(view: memoryview, touches: Sequence[PlainTouch]) -> None:
-    """Fill the mailbox of touch.
-
-    Raises ValueError for more than ``MAX_TOUCHES`` or one that reaches beyond 4 GiB, and
-    struct.error for a gpa that is negative.
-    """
-    _encode_touches(view, touches, _REAL)
-
-
 def encode_long_touches(view: memoryview, touches: Sequence[PlainTouch]) -> None:
     """Fill the mailbox of touch for 64-bit mode: each gpa is a virtual address below 2 GiB.
 
     Raises what ``encode_touches`` does.
     """
-    _encode_touches(view, touches, _LONG)
+    encode_touches(view, touches, _LONG)
 
 
-def _encode_touches(view: memoryview, touches: Sequence[PlainTouch], templates: _Templates) -> None:
+def encode_touches(
+    view: memoryview, touches: Sequence[PlainTouch], templates: _Templates = _REAL
+) -> None:
+    """Fill the mailbox of touch.
+
+    Raises ValueError for more than ``MAX_TOUCHES`` or one that reaches beyond 4 GiB, and
+    struct.error for a gpa that is negative.
+    """
     if len(touches) > MAX_TOUCHES:
         raise ValueError(f"{len(touches)} touches, and the mailbox holds {MAX_TOUCHES}")
     pack_into = _TOUCH.pack_into
@@ -121,7 +119,7 @@ def decode_touches(view: memoryview, count: int) -> list[int]:
     """
     if not 0 <= count <= MAX_TOUCHES:
         raise ValueError(f"{count} records, and the mailbox holds {MAX_TOUCHES}")
-    return list(unpack_from(f"<{count}I", view, _TOUCH_RESULTS))
+    return view[_TOUCH_RESULTS : _TOUCH_RESULTS + 4 * count].cast("I").tolist()
 
 
 def touch_at(rip: int) -> int:

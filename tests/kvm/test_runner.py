@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -75,7 +75,7 @@ def test_hang_ends_at_the_limit_and_keeps_what_was_recorded(
 def test_our_own_work_takes_no_time_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = HostMemory.changes
 
-    def slow(memory: HostMemory) -> Iterator[HostChange]:
+    def slow(memory: HostMemory) -> tuple[HostChange, ...]:
         time.sleep(0.5)
         return changes(memory)
 

@@ -69,7 +69,7 @@ def execute(
     ``guest_limit_s`` ends the scenario. Errors of the harness propagate; the kernel's refusals are
     outcomes, including those of calls that only this program needs.
     """
-    clock = GuestClock(guest_limit_s)
+    clock, record = GuestClock(guest_limit_s), recorder.record
     with recorder.own():
         mappings = HostMemory(scenario.mappings, reached_pages(scenario, touch_limit))
     with (
@@ -85,10 +85,9 @@ def execute(
                 for batch in batches(steps(scenario, touch_limit)):
                     under_way = batch[0]
                     recorder.begin()
-                    outcomes = execution.perform(batch)
+                    outcomes, looked = execution.perform(batch), execution.looked
                     for step, outcome in zip(batch, outcomes, strict=True):
-                        looked = execution.looked
-                        recorder.record(Event(step.origin, step.operation, outcome, looked))
+                        record(Event(step.origin, step.operation, outcome, looked))
                 recorder.begin()
         except (KvmError, WrongAnswerError) as error:
             if under_way is None:

@@ -277,7 +277,7 @@ class GuestCpu:
         )
         values = mailbox.decode_touches(self._view, count)
         if not exits and not stops:
-            return [Touched(value) for value in values]
+            return list(map(Touched, values))
         return [
             stops.get(index)
             or (Touched(value, joined(exits[index])) if index in exits else Touched(value))
@@ -372,6 +372,8 @@ class GuestCpu:
                     self._clock.check()
                     continue
                 self._has_run = True
+                if leaving is None and not was_full:  # The common case.
+                    return leaving
                 is_full = isinstance(leaving, DirtyRingFull)
                 if was_full and not is_full:
                     raise WrongAnswerError("KVM_RUN", _NOT_FULL, "with a full dirty ring")
@@ -409,10 +411,12 @@ class GuestCpu:
             except KvmError as error:
                 stop = self._stopped_by(error)
             else:
-                is_served = port is not None and port.serve(leaving, vcpu.complete_port_read)
-                stop = None if leaving is None or is_served else _stopped(leaving)
-                if isinstance(leaving, Mmio):  # More exits than any guest has.
-                    vcpu.finish_exit()
+                stop = None
+                if leaving is not None:
+                    is_served = port is not None and port.serve(leaving, vcpu.complete_port_read)
+                    stop = None if is_served else _stopped(leaving)
+                    if isinstance(leaving, Mmio):  # More exits than any guest has.
+                        vcpu.finish_exit()
             for rip, gpa, data, is_write in passed:
                 exits.setdefault(index(rip), []).append(history.Mmio(gpa, is_write, data))
             if is_served:

@@ -152,8 +152,8 @@ class Machine:
         if op.caller == "owner" and not op.fail_nth:
             return self._issue_region(op)
         if op.caller == "forked-child":
-            return _in_forked_child(lambda: self._region_or_failure(op))
-        return self._region_or_failure(op)
+            return _in_forked_child(lambda: self._set_region(op))
+        return self._set_region(op)
 
     def touch(self, vcpu: int, touches: Sequence[Touch]) -> list[AnyOutcome]:
         """Let a vCPU make touches in one KVM_RUN (and one more for each exit)."""
@@ -303,7 +303,7 @@ class Machine:
         except KvmError as error:
             return Refused(error.errno or 0)
 
-    def _region_or_failure(self, op: SetUserMemoryRegion) -> AnyOutcome:
+    def _set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
         if not op.fail_nth:
             return self._issue_region(op)
         with failing_allocation(op.fail_nth):

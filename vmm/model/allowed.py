@@ -14,7 +14,7 @@ def nothing() -> None:
     """The effect of an outcome that changes nothing."""
 
 
-class Allowed(msgspec.Struct, frozen=True):
+class Allowed(msgspec.Struct, frozen=True, gc=False):
     """An outcome, the rule that allows it, and what it does to the model's state.
 
     ``is_apart`` marks an alternative that leaves other bytes in memory than the first outcome.

@@ -69,7 +69,7 @@ def expected_of(op: ChangeHostMemory) -> tuple[Done | Inspected, Rule]:
 Kind = Literal["memory", "hole", "absent", "fault", "unknown"]
 
 
-class Piece(msgspec.Struct, frozen=True):
+class Piece(msgspec.Struct, frozen=True, gc=False):
     """``length`` bytes from ``gpa`` on, within one page.
 
     ``changed`` says that the host has done something to the page since it was mapped.

@@ -78,6 +78,10 @@ def steps(scenario: Scenario, touch_limit: int) -> Iterator[Step]:
             # The first survey makes a vCPU, after which some of _BEFORE_VCPUS are refused.
             yield from (Step(origin - 1, touch) for touch in survey.round())
             new = False
+        if isinstance(operation, Touch):  # The most frequent ones.
+            yield Step(origin, operation)
+            written = written or operation.access == "write"
+            continue
         if isinstance(operation, _SURVEYED):
             if written:
                 yield Step(origin, Inspect())
@@ -124,8 +128,8 @@ class _Vms:
 
 
 def _may_write(op: AnyOperation) -> bool:
-    """Whether an operation may change host memory: all but looks and a guest's reads may."""
-    if isinstance(op, Touch | Sweep):
+    """Whether an operation other than a touch may change host memory: all but looks may."""
+    if isinstance(op, Sweep):
         return op.access == "write"
     return not isinstance(op, Inspect)
 
@@ -136,24 +140,17 @@ def batches(plan: Iterable[Step]) -> Iterator[list[Step]]:
     Consecutive touches of one vCPU in one address space are one KVM_RUN; other steps stand alone.
     """
     batch: list[Step] = []
+    before: tuple[int, AsId] | None = None
     for step in plan:
-        if batch and not _joins(batch, step):
+        op = step.operation
+        toucher = (op.vcpu, op.as_id) if isinstance(op, Touch) else None
+        if batch and (toucher is None or toucher != before or len(batch) == MAX_BATCH):
             yield batch
             batch = []
         batch.append(step)
+        before = toucher
     if batch:
         yield batch
-
-
-def _joins(batch: list[Step], step: Step) -> bool:
-    first = batch[0].operation
-    return (
-        isinstance(first, Touch)
-        and isinstance(step.operation, Touch)
-        and step.operation.vcpu == first.vcpu
-        and step.operation.as_id == first.as_id
-        and len(batch) < MAX_BATCH
-    )
 
 
 def guest_mapping(scenario: Scenario) -> Mapping:
