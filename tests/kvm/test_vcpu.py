@@ -3,9 +3,9 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from kvm_abi import raw
 from kvm_abi.raw import KvmError, PassedMmio, WrongAnswerError

@@ -133,9 +133,7 @@ def set_long_mode(sregs: CData) -> None:
     sregs.cr0, sregs.cr4, sregs.efer = _PAGED_CR0, _CR4_PAE | _CR4_SSE, _EFER_LONG
 
 
-def set_code_base(sregs: CData, base: int) -> None:
-    """Set the base of CS and SS to a gpa below 4 GiB."""
+def set_base(segment: CData, base: int) -> None:
+    """Set the base of a segment of real mode to a gpa below 4 GiB."""
     # The selector only matters to a processor that derives the base from it.
-    selector = base >> 4 & 0xFFFF
-    sregs.cs.base, sregs.cs.selector = base, selector
-    sregs.ss.base, sregs.ss.selector = base, selector
+    segment.base, segment.selector = base, base >> 4 & 0xFFFF

@@ -1,5 +1,7 @@
 """`VcpuState`: the state of a vCPU: registers, modes, MSRs, CPUID."""
 
+from typing import NamedTuple
+
 from kvm_abi import raw
 from kvm_abi.raw import Buffer, CData
 from kvm_abi.uapi import PAGE_SIZE_BYTES, SYNC_X86_REGS, SYNC_X86_SREGS, Ioctl, VcpuEventFlag
@@ -10,8 +12,8 @@ from vmm.kvm.registers import (
     raw_registers,
     read_registers,
     registers_of,
+    set_base,
     set_big_real_mode,
-    set_code_base,
     set_descriptor_tables,
     set_flat_stack,
     set_long_mode,
@@ -21,6 +23,14 @@ _REGS_BYTES = raw.size_of("struct kvm_regs")
 
 _Mode = tuple[str | int | tuple[int, int] | None, ...]
 """The mode that the special registers were set to, and its parameters."""
+
+
+class _ModeSregs(NamedTuple):
+    """A `struct kvm_sregs *` for big real mode, for that with a flat stack, and for 64-bit mode."""
+
+    real: CData
+    flat: CData
+    long: CData
 
 
 class VcpuState(Closing):
@@ -34,7 +44,7 @@ class VcpuState(Closing):
         self._memory: Buffer | None = raw.shared_memory(address, mmap_size_bytes)
         self._mmap_size_bytes = mmap_size_bytes
         self._regs = raw.new("struct kvm_regs *")
-        self._mode_sregs: tuple[CData, CData] | None = None
+        self._mode_sregs: _ModeSregs | None = None
         self._exit_regs: CData | None = None
         self._next_sregs: CData | None = None
         self._shared_at = 0
@@ -221,8 +231,9 @@ class VcpuState(Closing):
         mode, registers = ("real", base), Registers(rip=rip)
         if at_run and self._goes_on(mode, registers):
             return
-        real_mode = self._modes()[0]
-        set_code_base(real_mode, base)
+        real_mode = self._modes().real
+        set_base(real_mode.cs, base)
+        set_base(real_mode.ss, base)
         self._enter(mode, real_mode, registers, at_run)
 
     def enter_flat_real_mode(
@@ -250,12 +261,12 @@ class VcpuState(Closing):
         mode = ("flat", base, table)
         if at_run and self._goes_on(mode, registers):
             return
-        real_mode = raw.new("struct kvm_sregs *", self._modes()[0][0])
-        set_code_base(real_mode, base)
-        set_flat_stack(real_mode)
+        flat_mode = self._modes().flat
+        set_base(flat_mode.cs, base)
         if table is not None:
-            set_descriptor_tables(real_mode, *table)
-        self._enter(mode, real_mode, registers, at_run)
+            flat_mode = raw.new("struct kvm_sregs *", flat_mode[0])
+            set_descriptor_tables(flat_mode, *table)
+        self._enter(mode, flat_mode, registers, at_run)
 
     def enter_long_mode(
         self,
@@ -288,7 +299,7 @@ class VcpuState(Closing):
         mode = ("long", cr3, table)
         if at_run and self._goes_on(mode, registers):
             return
-        long_mode = self._modes()[1]
+        long_mode = self._modes().long
         if table is not None:
             long_mode = raw.new("struct kvm_sregs *", long_mode[0])
             set_descriptor_tables(long_mode, *table)
@@ -401,12 +412,14 @@ class VcpuState(Closing):
         """
         raw.ioctl(self.fd, Ioctl.SET_CPUID2, cpuid)
 
-    def _modes(self) -> tuple[CData, CData]:
-        """Return the special registers of big real mode and of 64-bit mode, made from a reset."""
+    def _modes(self) -> _ModeSregs:
+        """Return the special registers of each mode, made from those of a reset."""
         if self._mode_sregs is None:
-            real_mode = self.get_sregs()
-            long_mode = raw.new("struct kvm_sregs *", real_mode[0])
-            set_big_real_mode(real_mode)
-            set_long_mode(long_mode)
-            self._mode_sregs = real_mode, long_mode
+            real = self.get_sregs()
+            long = raw.new("struct kvm_sregs *", real[0])
+            set_big_real_mode(real)
+            flat = raw.new("struct kvm_sregs *", real[0])
+            set_flat_stack(flat)
+            set_long_mode(long)
+            self._mode_sregs = _ModeSregs(real, flat, long)
         return self._mode_sregs

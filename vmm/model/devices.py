@@ -241,7 +241,7 @@ def absorbed(
 def _absorbed(devices: Devices, allowed: Allowed, instruction: str) -> Allowed | None:
     outcome = allowed.outcome
     exits: tuple[Mmio, ...] = getattr(outcome, "mmio", ())
-    if not devices.may_take(exits):
+    if not exits or not devices.may_take(exits):
         return allowed
     is_one_write = isinstance(outcome, Touched) or instruction in _WRITING_ONCE
     if not isinstance(outcome, Touched | Ran) or not is_one_write:

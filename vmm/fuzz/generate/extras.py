@@ -197,9 +197,14 @@ class Extras:
             )
             yield self._dice.pick(stray)
 
+    @property
+    def has_rings(self) -> bool:
+        """Whether the scenario uses dirty rings."""
+        return "rings" in self._pools.subjects
+
     def meanwhile(self, operation: AnyOperation) -> Iterator[AnyOperation]:
         """Yield the emptying of dirty rings that ``operation`` may have nearly filled."""
-        if "rings" not in self._pools.subjects or self._fills:
+        if self._fills:
             return
         if isinstance(operation, Instruction):
             # What it reads and what it writes, each possibly across a page border.

@@ -43,6 +43,10 @@ _IN_MEMORY = tuple(
 _IN_MEMORY_NAMES = frozenset(row.name for row in _IN_MEMORY)
 
 _ROWS = tuple(row for row in INSTRUCTIONS.values() if row not in _IN_MEMORY)
+
+_MODES: tuple[Mode, ...] = ("real", "long")
+_ROWS_OF = {mode: tuple(row for row in _ROWS if row.widths(mode)) for mode in _MODES}
+_IN_MEMORY_OF = {mode: tuple(row for row in _IN_MEMORY if row.widths(mode)) for mode in _MODES}
 _IN_MEMORY_SHARE = 0.08
 _FORCED_SHARE = 0.25
 """The share that KVM emulates although the processor could execute it, where KVM can."""
@@ -71,11 +75,8 @@ class Instructions:
         mode = dice.pick(self._modes)
         if self._pools.has_long and not _is_low(page):
             mode = "long"
-        rows = _ROWS
         place = self._memory(page, as_id) if dice.chance(_IN_MEMORY_SHARE) else None
-        if place is not None:
-            rows = _IN_MEMORY
-        row = dice.pick([row for row in rows if row.widths(mode)])
+        row = dice.pick((_ROWS_OF if place is None else _IN_MEMORY_OF)[mode])
         operation = self._make(row, mode, page, vcpu, as_id)
         if row.name == "fxrstor64" and place is not None:  # Another MXCSR would be a fault.
             offset = place.offset + operation.gpa - page + MXCSR_OFFSET

@@ -37,6 +37,7 @@ _WORD_BORDERS = (63, 64)
 
 _FIRST_INTERNAL = min(start for start, _ in INTERNAL_PLACES)
 _ALL_LIMIT = 600
+_GUEST_END = GUEST.gpa + GUEST_SIZE_BYTES
 _VALUES = 1 << 32
 
 
@@ -205,7 +206,7 @@ def within_reach(gpa: int, length: int, reach: int = REACH) -> bool:
         start < gpa + length and gpa < end for start, end in INTERNAL_PLACES
     ):
         return False
-    return gpa + length <= GUEST.gpa or gpa >= GUEST.gpa + GUEST_SIZE_BYTES
+    return gpa >= _GUEST_END or gpa + length <= GUEST.gpa
 
 
 def reads(pages: Collection[int], pools: Pools) -> Iterator[Touch]:

@@ -131,7 +131,10 @@ class _Composer:
         self._extras = Extras(dice, features, drawn, self._world)
 
     def operations(self) -> Iterator[AnyOperation]:
-        """Yield all operations, and in between what keeps dirty rings from overrunning."""
+        """Return all operations, and in between what keeps dirty rings from overrunning."""
+        return self._with_harvests() if self._extras.has_rings else self._composed()
+
+    def _with_harvests(self) -> Iterator[AnyOperation]:
         for operation in self._composed():
             yield operation
             yield from self._extras.meanwhile(operation)
