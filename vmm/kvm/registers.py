@@ -136,4 +136,5 @@ def set_long_mode(sregs: CData) -> None:
 def set_base(segment: CData, base: int) -> None:
     """Set the base of a segment of real mode to a gpa below 4 GiB."""
     # The selector only matters to a processor that derives the base from it.
-    segment.base, segment.selector = base, base >> 4 & 0xFFFF
+    selector = base >> 4 & 0xFFFF
+    segment.base, segment.selector = base, selector
