@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from vmm.catalogue import (
     access,
+    bystanders,
     clocks,
     create,
     delete,
@@ -104,6 +105,7 @@ def _of_slots(features: Features) -> tuple[Scenario, ...]:
         *smi.SCENARIOS,
         *internal.SCENARIOS,
         *zero_va.SCENARIOS,
+        *bystanders.scenarios(features),
     )
 
 

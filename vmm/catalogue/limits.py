@@ -19,6 +19,8 @@ _HIGH_GPA = 1 << 33
 _TOP = 1 << 64
 _LOGGED = Slot(1, 0x100, at("a"), 2, LOG_DIRTY_PAGES)
 _READ_ONLY = Slot(2, 0x104, at("b"), 2, READONLY)
+_EMPTY = Slot(3, 0x108, 0, 1, LOG_DIRTY_PAGES)
+_TOO_MANY = (1 << 31, (1 << 31) + 1, 1 << 32)
 _FLAGGED = (_LOGGED, _READ_ONLY)
 
 
@@ -114,6 +116,11 @@ def _arithmetic() -> tuple[Scenario, ...]:
                 memory_size=((1 << 32) + 2) * PAGE_SIZE_BYTES,
             ),
             but(_LIVE.create(), guest_phys_addr=_HIGH_GPA, memory_size=1 << 44),
+            # From address 0 on, so many pages are user addresses: only their number is wrong.
+            _EMPTY.create(),
+            *(but(_EMPTY.create(), memory_size=pages * PAGE_SIZE_BYTES) for pages in _TOO_MANY),
+            _EMPTY.log(),
+            _EMPTY.delete(),
         ),
     )
 

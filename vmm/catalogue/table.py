@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from operator import attrgetter
 
 from vmm.catalogue._build import Slot, at, but, creates, deletes, read
@@ -37,6 +38,15 @@ more than a second."""
 _HUNDRED = tuple(Slot(number, 0x100 + 2 * number, at("a", 2 * number), 2) for number in range(100))
 
 
+def _refused_among_many() -> Iterator[AnyOperation]:
+    """Make calls that are refused about the first, the last and one of those between."""
+    free = Slot(200, 0, at("a"), 2)
+    for place in (_HUNDRED[0], _HUNDRED[50], _HUNDRED[-1]):
+        yield from (replace(free, gfn=place.gfn + offset).create() for offset in (-1, 0, 1))
+        yield from (_HUNDRED[20].move(place.gfn + 1), replace(place, pages=1).create())
+        yield but(free.delete(), guest_phys_addr=place.gfn * PAGE_SIZE_BYTES)
+
+
 def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return the scenarios with many slots; the last fills the table of a kernel with few."""
     return (
@@ -50,6 +60,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
             operations=(
                 *creates(*_HUNDRED),
                 *(read(slot.gfn + page) for slot in _HUNDRED for page in (1, 0)),
+                *_refused_among_many(),
                 *deletes(*_HUNDRED[::2]),
                 *(read(slot.gfn + page) for slot in _HUNDRED for page in (0, 1)),
             ),

@@ -41,6 +41,91 @@ static void empty_others_at_creation(struct vm *vm, struct call *call)
         empty_logs_besides(vm, call->slot);
 }
 
+static void empty_all_at_plain_creation(struct vm *vm, struct call *call)
+{
+    if (did(call, CREATE) && !(call->asked.flags & LOGGED) && strike(vm))
+        empty_logs_besides(vm, NULL);
+}
+
+static int empty_all_at_eventfd(struct vm *vm, unsigned long request, void *argument)
+{
+    if (request == KVM_IOEVENTFD && strike(vm))
+        empty_logs_besides(vm, NULL);
+    return kernel_ioctl(vm->fd, request, argument) ? errno : 0;
+}
+
+static int empty_all_at_clock(struct vcpu *vcpu, struct clock *clock, struct kvm_msrs *msrs)
+{
+    (void)clock;
+    empty_logs_besides(vcpu->vm, NULL);
+    return kernel_ioctl(vcpu->fd, KVM_SET_MSRS, msrs);
+}
+
+static int empty_all_at_tss(struct vm *vm, unsigned long request, uint64_t argument, int error)
+{
+    (void)argument;
+    if (request == KVM_SET_TSS_ADDR && strike(vm))
+        empty_logs_besides(vm, NULL);
+    return error;
+}
+
+static int lose_lowest_at_identity(struct vm *vm, unsigned long request, uint64_t argument,
+                                   int error)
+{
+    struct slot *lowest = next_above(vm, 0);
+
+    (void)argument;
+    if (request == (uint32_t)KVM_SET_IDENTITY_MAP_ADDR && !error && lowest && strike(vm))
+        lose(vm, lowest);
+    return error;
+}
+
+/* The log of another slot has its first page once it was asked for one that does not exist. */
+static void spoil_after_enoent(struct vm *vm, struct log *log)
+{
+    if (log->error == ENOENT && strike(vm)) {
+        vm->armed = true;
+    } else if (vm->armed && !log->error && log->words) {
+        log->bits[0] |= 1;
+        vm->armed = false;
+    }
+}
+
+/* A refusal brings back what was deleted last. */
+static void note_deleted(struct vm *vm, struct call *call)
+{
+    vm->stashed = true;
+    vm->stash = call->old;
+}
+
+static void revive(struct vm *vm)
+{
+    if (vm->stashed && !slot_at(vm, vm->stash.gpa) && strike(vm))
+        add_alias(vm, vm->stash, NO_OWNER);
+}
+
+static void revive_at_refusal(struct vm *vm, struct call *call)
+{
+    if (did(call, DELETE))
+        note_deleted(vm, call);
+    else if (call->refusal == SIZE_CHANGED || call->refusal == HVA_CHANGED)
+        revive(vm);
+}
+
+static void revive_at_beyond(struct vm *vm, struct call *call)
+{
+    if (did(call, DELETE))
+        note_deleted(vm, call);
+    else if (call->refusal == MOVE_BEYOND_LAST_GFN)
+        revive(vm);
+}
+
+static void empty_all_at_beyond(struct vm *vm, struct call *call)
+{
+    if (call->refusal == CREATE_BEYOND_LAST_GFN && strike(vm))
+        empty_logs_besides(vm, NULL);
+}
+
 static void empty_all_at_mapping(struct vm *vm, const struct host_change *change)
 {
     if (change->kind == HOST_MAPS && change->done && strike(vm))
@@ -99,6 +184,33 @@ const struct fault bystander_faults[] = {
     {.name = "create-logged-drains-others", .after = empty_others_at_creation,
      .sentence = "The creation of a logged slot empties all other logs.",
      .witness = "set 1 100 1 0 log; write 100; set 2 110 1 1 log; log 1"},
+    {.name = "create-drains-logs", .after = empty_all_at_plain_creation,
+     .sentence = "The creation of a slot that is not logged empties all logs.",
+     .witness = "set 1 100 1 0 log; write 100; set 2 110 1 1; log 1"},
+    {.name = "eventfd-drains-logs", .device = empty_all_at_eventfd,
+     .sentence = "KVM_IOEVENTFD empties all logs.",
+     .witness = "set 1 100 1 0 log; write 100; event 200 4; log 1"},
+    {.name = "clock-drains-logs", .set_clock = empty_all_at_clock,
+     .sentence = "Telling KVM where to write a clock empties all logs.",
+     .witness = "set 1 100 1 0 log; write 100; clock steal 200; log 1"},
+    {.name = "tss-drains-logs", .placed = empty_all_at_tss,
+     .sentence = "KVM_SET_TSS_ADDR empties all logs.",
+     .witness = "set 1 100 1 0 log; write 100; tss fff00000; log 1"},
+    {.name = "identity-map-loses-a-slot", .placed = lose_lowest_at_identity,
+     .sentence = "After KVM_SET_IDENTITY_MAP_ADDR the slot with the lowest gpa maps nothing.",
+     .witness = "set 1 100 1 0; identity fffbc000; read 100"},
+    {.name = "absent-log-spoils-the-next", .log = spoil_after_enoent,
+     .sentence = "After a log that does not exist, the next one has its first page.",
+     .witness = "set 1 100 1 0 log; log 2; log 1"},
+    {.name = "refused-change-revives", .after = revive_at_refusal,
+     .sentence = "A refusal of another size or userspace_addr brings back what was deleted last.",
+     .witness = "set 2 110 1 1; set 1 100 1 0; delete 1; set 2 110 2 1; read 100"},
+    {.name = "move-beyond-last-gfn-revives", .after = revive_at_beyond,
+     .sentence = "A move beyond the last gfn brings back what was deleted last.",
+     .witness = "set 2 110 1 1; set 1 100 1 0; delete 1; set 2 beyond 1 1; read 100"},
+    {.name = "create-beyond-last-gfn-drains", .after = empty_all_at_beyond,
+     .sentence = "A creation beyond the last gfn empties all logs.",
+     .witness = "set 1 100 1 0 log; write 100; set 2 beyond 1 1; log 1"},
     {.name = "mapping-drains", .host_changes = empty_all_at_mapping,
      .sentence = "Memory that the host maps empties all logs.",
      .witness = "set 1 100 1 0 log; write 100; fresh 1 1; log 1"},

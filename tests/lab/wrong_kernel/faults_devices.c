@@ -246,6 +246,15 @@ static bool shift_newest(struct vcpu *vcpu)
 #define DEVICE(fault_name, hook, text, shortest) \
     {.name = fault_name, .device = hook, .sentence = text, .witness = shortest}
 
+static int refuse_over_slots(struct vm *vm, unsigned long request, void *argument)
+{
+    const struct kvm_ioeventfd *event = argument;
+
+    if (is_assignment(request, argument) && slot_at(vm, event->addr) && strike(vm))
+        return EEXIST;
+    return forward_device(vm, request, argument);
+}
+
 const struct fault device_faults[] = {
     DEVICE("coalescing-ignored", never_register, "A coalesced range is taken, and never served.",
            "coalesce 100 1; write 100"),
@@ -296,5 +305,8 @@ const struct fault device_faults[] = {
     {.name = "coalesced-place-wrong", .leave = shift_newest,
      .sentence = "A write that was kept is one to the next page.",
      .witness = "coalesce 100 1; write 100; kept"},
+    {.name = "eventfd-over-a-slot-eexist", .device = refuse_over_slots,
+     .sentence = "An ioeventfd at a gpa with a slot is EEXIST.",
+     .witness = "set 1 100 1 0; event 100 4"},
     {0},
 };

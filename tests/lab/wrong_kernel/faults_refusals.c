@@ -4,6 +4,7 @@
 #define LOGGED KVM_MEM_LOG_DIRTY_PAGES
 #define FROM_4_GIB (1ull << 32)
 #define END_OF_USER_SPACE 0x7ffffffff000ull
+#define MANY_SLOTS 20
 #define HIGHEST_BIT_OF_AN_ID 0x8000u
 
 static void accept_hva_with_flags(struct vm *vm, struct call *call)
@@ -94,6 +95,30 @@ static void accept_absent_after_refused(struct vm *vm, struct call *call)
     vm->stash = call->asked;
 }
 
+static void accept_absent_readonly(struct vm *vm, struct call *call)
+{
+    if (call->refusal == ABSENT_DELETE && call->asked.flags & KVM_MEM_READONLY && strike(vm))
+        call->error = 0;
+}
+
+static void name_second_form_toggle(struct vm *vm, struct call *call)
+{
+    if (call->refusal == READONLY_TOGGLED && call->request == SET_REGION2 && strike(vm))
+        call->error = EPERM;
+}
+
+static void accept_over_one_of_many(struct vm *vm, struct call *call)
+{
+    if (call->refusal == CREATE_OVERLAPS && vm->nr_used >= MANY_SLOTS && strike(vm))
+        call->error = 0;
+}
+
+static void lose_at_too_many_pages(struct vm *vm, struct call *call)
+{
+    if (call->refusal == TOO_MANY_PAGES && call->slot && call->slot->live && strike(vm))
+        lose(vm, call->slot);
+}
+
 static void accept_second_move_onto(struct vm *vm, struct call *call)
 {
     if (call->refusal != MOVE_OVERLAPS)
@@ -138,6 +163,18 @@ const struct fault refusal_faults[] = {
     {.name = "absent-delete-after-refused-create", .after = accept_absent_after_refused,
      .sentence = "A slot whose creation was just refused can be deleted.",
      .witness = "set 1 100 1 0; set 2 100 1 1; delete 2"},
+    {.name = "absent-delete-readonly-accepted", .after = accept_absent_readonly,
+     .sentence = "With READONLY, the deletion of an absent slot is answered with 0.",
+     .witness = "set 1 100 0 0 ro"},
+    {.name = "second-form-toggle-eperm", .after = name_second_form_toggle,
+     .sentence = "Changing READONLY by the second form of the call is EPERM.",
+     .witness = "set 1 100 1 0; bind 1 100 1 0 plain 0 ro"},
+    {.name = "overlap-with-one-of-20-accepted", .after = accept_over_one_of_many,
+     .sentence = "Of twenty slots or more, one may be in the way: the answer is 0.",
+     .witness = "fill 19; set 50 1000 1 1"},
+    {.name = "too-many-pages-loses-the-slot", .after = lose_at_too_many_pages,
+     .sentence = "A slot that is asked to have too many pages maps nothing.",
+     .witness = "set 1 100 1 null log; set 1 100 80000000 null; log 1"},
     {.name = "second-move-onto-accepted", .after = accept_second_move_onto,
      .sentence = "The second move onto another slot is answered with 0, and nothing is done.",
      .witness = "set 1 100 1 0; set 2 110 1 1; set 2 100 1 1; set 2 100 1 1"},
