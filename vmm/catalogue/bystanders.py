@@ -41,7 +41,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.slots import MAX_PAGES, NO_LAST_GFN
 
 _SIZE = PAGE_SIZE_BYTES
-_C, _D, _FILE = Mapping("c", 8), Mapping("d", 8), Mapping("file", 4, "memfd")
+_C, _D, _E, _FILE = Mapping("c", 8), Mapping("d", 8), Mapping("e", 2), Mapping("file", 4, "memfd")
 
 _LOWEST = Slot(5, 0xF0, at("c"), 2)
 _LOGGED = Slot(1, 0x100, at("a"), 3, LOG_DIRTY_PAGES)
@@ -79,7 +79,7 @@ _area = Area(
     tags=("bystanders",),
     source="api.rst 4.8, 4.35",
     needs=("readonly_mem",),
-    mappings=(A, B, _C, _D, _FILE),
+    mappings=(A, B, _C, _D, _E, _FILE),
     survey="none",
     before=(
         *creates(_GONE, _LEFT, *_STANDING),
@@ -222,7 +222,7 @@ def _of_host_memory() -> Iterator[AnyOperation]:
     """Change memory of slots of their own, and that of none."""
     kinds: tuple[HostChangeKind, ...] = (
         *("drop", "forbid", "allow", "write_protect", "allow", "map_fresh", "unmap", "map"),
-        *("move_away", "move_back", "page_out"),
+        "page_out",
     )
     for slot in (_ONE, _FOLLOWED):
         yield slot.create()
@@ -233,6 +233,7 @@ def _of_host_memory() -> Iterator[AnyOperation]:
         yield ChangeHostMemory(at("d", 4), 2, how)
     yield from (ChangeHostMemory(at("file", 2), 2, how) for how in ("truncate", "extend"))
     yield ChangeHostMemory(at("file"), 1, "punch")
+    yield from (ChangeHostMemory(at("e"), 1, how) for how in ("move_away", "move_back"))
     yield from (ChangeHostMemory(at("d"), 1, how) for how in ("fork", "reap"))
     yield from (_ONE.delete(), _FOLLOWED.delete())
 
