@@ -126,6 +126,15 @@ static int abi_pager_register(struct abi_pager *pager)
     return result ? result : abi_uffd(pager, UFFDIO_REGISTER, &range);
 }
 
+/* The copy is of pages that nobody can write: who tries waits until the thread serves. */
+static int abi_pager_guard(struct abi_pager *pager)
+{
+    int result = abi_guard(pager, 0, pager->pages, UFFDIO_WRITEPROTECT_MODE_WP);
+
+    memcpy(pager->copy, abi_pointer(pager->start), pager->pages * ABI_PAGE);
+    return result;
+}
+
 static int abi_pager_begin(struct abi_pager *pager)
 {
     sigset_t every, before;
@@ -135,6 +144,8 @@ static int abi_pager_begin(struct abi_pager *pager)
     if (pager->fd < 0 || pipe2(pager->stop, O_CLOEXEC))
         return -errno;
     result = abi_pager_register(pager);
+    if (!result && pager->guards)
+        result = abi_pager_guard(pager);
     if (result)
         return result;
     sigfillset(&every); /* The existing threads handle signals. */
@@ -154,14 +165,13 @@ static int abi_pager_start(uint64_t start, uint64_t pages, int guards, void **st
         .fd = -1, .stop = {-1, -1}, .guards = guards, .start = start, .pages = pages,
         .copy = malloc(size), .met = calloc(pages, 1), .bad = calloc(pages, 1),
     };
-    memcpy(pager->copy, abi_pointer(start), size);
+    memcpy(pager->copy, abi_pointer(start), size); /* Only pages that are present are guarded. */
     result = abi_pager_begin(pager);
     if (result) {
         abi_pager_free(pager);
         return result;
     }
-    result = guards ? abi_guard(pager, 0, pages, UFFDIO_WRITEPROTECT_MODE_WP)
-                    : abi_madvise(start, size, MADV_DONTNEED);
+    result = guards ? 0 : abi_madvise(start, size, MADV_DONTNEED);
     *started = pager;
     return result;
 }
@@ -176,10 +186,10 @@ static int abi_pager_stop(void *started, unsigned char *bad)
         result = abi_fetch(pager, page);
     if (write(pager->stop[1], "", 1) == 1)
         pthread_join(pager->thread, NULL);
-    if (!result)
-        result = abi_uffd(pager, UFFDIO_UNREGISTER, &range);
     for (uint64_t page = 0; page < pager->pages && pager->guards; page++)
         bad[page] = pager->met[page] ? pager->bad[page] : abi_has_changed(pager, page);
+    if (!result)
+        result = abi_uffd(pager, UFFDIO_UNREGISTER, &range);
     abi_pager_free(pager);
     return result;
 }

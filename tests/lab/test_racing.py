@@ -51,6 +51,7 @@ FAULTS = {
         "fetching-parts-the-guest:every=3",
         "fetched-last-page-not-seen:every=3",
     ),
+    "racing-guarded-pages": ("guard-not-set:every=3", "guarding-parts-the-guest:every=3"),
     "racing-migrating": ("old-place-seen-for-20-runs:every=5",),
     "racing-clocks-through-moves": ("clock-not-logged-beside-a-vcpu", "clock-stays-after-move"),
     "racing-clocks-and-host-memory": ("clock-writes-beyond:every=9", "clock-after-deletion"),

@@ -256,6 +256,25 @@ SCENARIOS = (
         needs=("sync_mmu",),
     ),
     race(
+        "guarded-pages",
+        "Whatever a guest writes to pages that userfaultfd guards is held up first, and is there "
+        "afterwards.",
+        (_ONE.create(),),
+        (
+            host(
+                change("guard", "a", 0),
+                change("settle", "a", 0),
+                change("guard", "a", 0, 2),
+                change("settle", "a", 0, 2),
+                rounds=12,
+            ),
+            host(_NEXT.create(), _NEXT.delete(), rounds=10),
+        ),
+        _VCPUS,
+        source="KVM_CAP_SYNC_MMU; userfaultfd.rst, Write Protect Notifications; change_protection",
+        needs=("sync_mmu",),
+    ),
+    race(
         "migrating",
         "A vCPU that migrates between threads sees the current slots, as if it stayed in one.",
         (_ONE.create(),),

@@ -47,7 +47,7 @@ _BACKED = ("anonymous", "shared", "memfd", "thp", "hugetlb")
 JUDGED_CHANGES = (
     *("drop", "punch", "unmap", "map", "forbid", "allow"),
     *("write_protect", "page_out", "collapse", "map_fresh", "fork", "reap"),
-    *("truncate", "extend", "move_away", "move_back", "fetch_later", "settle"),
+    *("truncate", "extend", "move_away", "move_back", "fetch_later", "guard", "settle"),
 )
 """The kinds of change that can be judged while other threads use the memory."""
 
@@ -58,12 +58,10 @@ _EMPTIES = ("punch", "truncate", "extend")
 """The changes after which a file itself has lost content."""
 
 TWO_FILES = "a page would show one file or another, and of each page the words of one are followed"
-_PAGER = "a write between the copy and the protection of a page is taken for one that was missed"
 
 NOT_JUDGED: Mapping[str, str] = {
     "map_file": TWO_FILES,
     "merge": "the kernel merges pages when it likes, and long after a race",
-    "guard": _PAGER,
 }
 """Why the other kinds of change cannot be judged in a race."""
 
@@ -186,6 +184,7 @@ def _child_problem(host: HostThread) -> str:
 _UNDONE: Mapping[HostChangeKind, HostChangeKind] = {
     "move_away": "move_back",
     "fetch_later": "settle",
+    "guard": "settle",
 }
 """The changes that a thread undoes itself, and by what."""
 
@@ -209,8 +208,9 @@ def _undoing_problem(host: HostThread) -> str:
         else:
             return f".operations: {op.how!r} undoes what the thread has done itself"
         meant.add(op.place.mapping)
+    used = set(map(_how, host.operations))
     for how, undone in _UNDONE.items():
-        if any(undone == each for each, *_ in done):
+        if how in used and any(undone == each for each, *_ in done):
             return f".operations: a thread ends each {how!r} by {undone!r}"
     for index, op in enumerate(host.operations):
         if _how(op) in _TAKES and isinstance(op, ChangeHostMemory) and op.place.mapping in meant:

@@ -1,6 +1,8 @@
 """System calls on the process's own memory."""
 
 import gc
+import itertools
+import threading
 
 import pytest
 
@@ -36,6 +38,30 @@ def test_who_writes_to_a_guarded_page_is_held_up() -> None:
         memory.write(0, b"other")
         assert pager.stop() == []
         assert memory.read(0, 8) == b"other" + bytes((5, 6, 7))
+
+
+@needs_paging
+def test_who_writes_while_a_guard_begins_or_ends_has_missed_nothing() -> None:
+    with HostMapping.anonymous(0x1000) as memory:
+        memory.write(0, bytes(4))
+        is_over = threading.Event()
+
+        def write() -> None:
+            for number in itertools.count():
+                if is_over.is_set():
+                    return
+                memory.write(0, (number & 0xFFFF_FFFF).to_bytes(4, "little"))
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            found = [
+                mman.Pager(memory.address_of(0), 0x1000, guards=True).stop() for _ in range(400)
+            ]
+        finally:
+            is_over.set()
+            writer.join()
+        assert found == [[]] * 400
 
 
 @needs_paging

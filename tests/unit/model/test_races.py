@@ -416,7 +416,7 @@ def test_a_change_of_memory_is_judged_in_a_race_or_it_is_said_why_not() -> None:
     assert all(why.count(" ") > 5 for why in NOT_JUDGED.values())
 
 
-@pytest.mark.parametrize("how", ["map_file", "merge", "guard"])
+@pytest.mark.parametrize("how", ["map_file", "merge"])
 def test_what_is_not_judged_in_a_race_is_refused_with_the_reason(how: HostChangeKind) -> None:
     change = ChangeHostMemory(Place("a"), 1, how, Place("b") if how == "map_file" else None)
     race = Race((HostThread((change,)),), (GuestThread((READ,)),))
@@ -579,6 +579,28 @@ def test_a_write_may_be_lost_while_its_page_is_copied_and_dropped(
     assert verdict.status is status
 
 
+GUARD = ChangeHostMemory(Place("a"), 1, "guard")
+
+
+@pytest.mark.parametrize(
+    ("window", "missed", "status"),
+    [
+        ((5, 15), (), Status.PASSED),
+        ((25, 35), (), Status.PASSED),
+        ((25, 35), (HostChange("a", 0, b"\0\0\0\0"),), Status.DIFFERS),
+    ],
+)
+def test_a_write_to_a_guarded_page_is_held_up_and_kept(
+    window: tuple[int, int], missed: tuple[HostChange, ...], status: Status
+) -> None:
+    calls = (Call(10, 20, Done()), Call(30, 40, Inspected(missed)))
+    kept = (HostChange("a", 0, (0x1000).to_bytes(4, "little")),)
+    verdict = played(CREATE, (GUARD, SETTLE), WRITE, calls, ((*window, WROTE),), kept)
+    assert verdict.status is status, verdict
+    lost = played(CREATE, (GUARD, SETTLE), WRITE, calls, ((*window, WROTE),))
+    assert lost.status is Status.DIFFERS
+
+
 FORBID = ChangeHostMemory(Place("a", PAGE_SIZE_BYTES), 1, "forbid")
 
 
@@ -593,6 +615,9 @@ FORBID = ChangeHostMemory(Place("a", PAGE_SIZE_BYTES), 1, "forbid")
         ([(LATER,)], "a thread ends each 'fetch_later' by 'settle'"),
         ([(LATER, SETTLE), (DROP,)], "another thread changes page a"),
         ([(HostWrite(Place("a"), 1),), (LATER, SETTLE)], "is written and taken away"),
+        ([(GUARD,)], "a thread ends each 'guard' by 'settle'"),
+        ([(GUARD, DROP, SETTLE)], "'drop' has to wait for 'settle'"),
+        ([(GUARD, SETTLE), (DROP,)], "another thread changes page a"),
         ([(FORK, REAP), (LATER, SETTLE)], "looks at memory that 'fetch_later' and 'settle' may"),
     ],
 )

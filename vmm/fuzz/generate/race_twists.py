@@ -169,7 +169,7 @@ def _child(parts: Parts) -> Parts:
 def _leaves_memory(op: AnyOperation) -> bool:
     if not isinstance(op, ChangeHostMemory):
         return True
-    return CHANGES[op.how].leaves_pages and op.how not in ("fetch_later", "settle")
+    return CHANGES[op.how].leaves_pages and op.how not in ("fetch_later", "guard", "settle")
 
 
 def _keeps_content(op: AnyOperation) -> bool:

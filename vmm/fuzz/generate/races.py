@@ -61,6 +61,7 @@ _MOVES = 0.15
 _UNDONE: tuple[tuple[HostChangeKind, HostChangeKind], ...] = (
     ("move_away", "move_back"),
     ("fetch_later", "settle"),
+    ("guard", "settle"),
 )
 _PAIRS: tuple[tuple[HostChangeKind, ...], ...] = (
     *(("drop",), ("punch",), ("unmap", "map"), ("forbid", "allow")),

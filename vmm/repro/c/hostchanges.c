@@ -233,12 +233,14 @@ static void host_pages(struct mapping *mapping, uint64_t offset, uint64_t pages,
 	if (pager->fd < 0 || ioctl(pager->fd, UFFDIO_API, &api))
 		leave(CANNOT_RUN, "userfaultfd: %s", strerror(errno));
 	must(ioctl(pager->fd, UFFDIO_REGISTER, &range), "UFFDIO_REGISTER");
-	must(pipe(pager->stop), "pipe");
-	must(-pthread_create(&pager->thread, NULL, pager_serves, pager), "pthread_create");
-	if (guards)
+	if (guards) { /* Who writes now waits until the thread serves. */
 		must(pager_guards(pager, 0, pages, UFFDIO_WRITEPROTECT_MODE_WP),
 		     "UFFDIO_WRITEPROTECT");
-	else
+		memcpy(pager->copy, mapping->host + offset, pages * PAGE);
+	}
+	must(pipe(pager->stop), "pipe");
+	must(-pthread_create(&pager->thread, NULL, pager_serves, pager), "pthread_create");
+	if (!guards)
 		must(madvise(mapping->host + offset, pages * PAGE, MADV_DONTNEED), "MADV_DONTNEED");
 }
 /*@ settles */
@@ -254,10 +256,10 @@ static void host_settles(struct mapping *mapping)
 		pager_fetches(pager, page);
 	must(write(pager->stop[1], "", 1), "write");
 	pthread_join(pager->thread, NULL);
-	close(pager->fd);
 	for (uint64_t page = 0; page < pager->pages && pager->guards; page++)
 		if (pager->met[page] ? pager->met[page] > 1 : pager_lost(pager, page))
 			leave(WRONG, "a guarded page was written without a userfaultfd event");
+	close(pager->fd);
 }
 /*@ remap */
 
