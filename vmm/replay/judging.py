@@ -203,7 +203,11 @@ class _Judging:
             line = self._short[0].line
             reason = "the host of the trace was short of memory, or the call was interrupted"
         elif self._replay.vm.left_out:
-            reason = f"{self._replay.vm.left_out} more calls are beyond what is kept"
+            left, first = self._replay.vm.left_out, self._replay.vm.left_from
+            reason = (
+                f"the first {len(self._replay.vm.calls):,} calls agree with the model; {left:,} "
+                f"more, from line {first} on, are not judged"
+            )
         if reason and verdict.status is Status.PASSED:
             verdict = msgspec.structs.replace(verdict, status=Status.INCONCLUSIVE, reason=reason)
         return self._found(verdict, line)

@@ -123,12 +123,12 @@ class TracedVm(msgspec.Struct):
     """One VM of a trace. ``began_before`` says that it is older than the trace.
 
     ``capabilities`` are answers of KVM_CHECK_EXTENSION, by the number of the capability.
-    ``left_out`` counts the calls beyond MAX_CALLS. ``enables_unseen`` says that it enables
-    capabilities of which the trace does not say which they are, ``unordered`` that the calls of
-    its threads follow each other thread by thread, ``closes_seen`` that the trace has calls that
-    close descriptors, ``is_guessed`` that some calls may be another VM's. ``cut_line`` is the
-    first line that shows that something was lost, as one that is cut off before it says of which
-    call it is (0: none), and ``cut_why`` says what it shows.
+    ``left_out`` counts the calls beyond MAX_CALLS, the first of which is on line ``left_from``.
+    ``enables_unseen`` says that it enables capabilities of which the trace does not say which they
+    are, ``unordered`` that the calls of its threads follow each other thread by thread,
+    ``closes_seen`` that the trace has calls that close descriptors, ``is_guessed`` that some calls
+    may be another VM's. ``cut_line`` is the first line that shows that something was lost, as one
+    that is cut off before it says of which call it is (0: none); ``cut_why`` says what it shows.
     """
 
     name: str
@@ -139,6 +139,7 @@ class TracedVm(msgspec.Struct):
     calls: list[Call] = []
     memory: list[Memory] = []
     left_out: int = 0
+    left_from: int = 0
     enables_unseen: bool = False
     unordered: bool = False
     closes_seen: bool = False
@@ -152,6 +153,7 @@ class TracedVm(msgspec.Struct):
             self.calls.append(call)
         else:
             self.left_out += 1
+            self.left_from = self.left_from or call.line.number
 
 
 class Trace(msgspec.Struct):
