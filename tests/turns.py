@@ -1,7 +1,8 @@
 """Tests that watch the kernel's memory run alone, though folders of tests run side by side.
 
 Each folder that uses KVM has a lock, which a test holds while it runs; one that is to run alone
-holds them all.
+holds them all. Tests of whole commands, which scripts/test runs beside the others of their folder,
+have a lock of their own: TEST_TURN names it.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = ("kvm", "lab")
+FOLDERS = ("commands", "kvm", "lab")
 
 
 @contextmanager

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.turns import turn
+from tests.turns import FOLDERS, turn
 
 _ROOT = Path(__file__).parents[2]
 _TRY = """
 import sys, threading, os
-from tests.turns import turn
+from tests.turns import FOLDERS, turn
 threading.Timer(0.3, os._exit, (1,)).start()
 with turn(sys.argv[1], sys.argv[2] == "alone", sys.argv[3]):
     os._exit(0)
@@ -24,7 +24,7 @@ def waits(place: Path, folder: str, alone: str = "") -> bool:
     return subprocess.run(command, cwd=_ROOT).returncode == 1
 
 
-@pytest.mark.parametrize("folder", ["kvm", "lab"])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_what_is_alone_is_so_in_every_folder(folder: str, tmp_path: Path) -> None:
     with turn("lab", alone=True, place=str(tmp_path)):
         assert waits(tmp_path, folder)
