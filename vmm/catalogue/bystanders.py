@@ -52,8 +52,7 @@ _GONE = Slot(4, 0x118, at("b", 4))
 _LEFT = Slot(7, 0x11C, at("b", 6))
 _LAST_GFN = 0x11E
 _STANDING = (_LOWEST, _LOGGED, _CLEAN, _READONLY, _HIGHEST)
-_PAGE = 1
-"""The page of the logged slot that is dirty at each call; its neighbours are not."""
+
 
 _ONE = Slot(10, 0x140, at("d"), 2)
 """What the calls are about."""
@@ -69,9 +68,14 @@ def _look() -> Iterator[AnyOperation]:
 
 
 def _around(*calls: AnyOperation) -> Iterator[AnyOperation]:
-    """Make calls, each of them while a page is dirty, and look at the rest after it."""
-    for call in calls:
-        yield from (write(_LOGGED.gfn + _PAGE, 0xD1), call, *_look())
+    """Make calls, each of them while one page or another is dirty, and look at the rest after."""
+    for number, call in enumerate(calls):
+        yield from (_dirtied(number), call, *_look())
+
+
+def _dirtied(number: int) -> AnyOperation:
+    """Write to a page of the logged slot; those beside it are clean."""
+    return write(_LOGGED.gfn + number % _LOGGED.pages, 0xD1)
 
 
 _area = Area(
@@ -117,6 +121,8 @@ def _refused(features: Features) -> Iterator[AnyOperation]:
     yield from (but(_ONE.delete(), flags=flags) for flags in (READONLY, LOG_DIRTY_PAGES))
     yield _ONE.create()
     yield from (replace(taken, slot=_ONE.slot).create() for taken in _RANGES[:1])
+    yield from (_ONE.move(taken.gfn - 1) for taken in _STANDING)
+    yield second_form(_ONE.move(_READONLY.gfn + 1, LOG_DIRTY_PAGES))
     yield _ONE.move(_HIGHEST.gfn + 1)
     yield from (
         replace(_ONE, pages=1).create(),
@@ -170,9 +176,9 @@ def _of_vms() -> Iterator[AnyOperation]:
     """Do something in another VM, with the same ids and gpas and others, and end it."""
     yield from _around(CreateVcpu(1), CreateVcpu(1))
     yield from _around(*(read(gfn, vcpu=1) for gfn in (_HIGHEST.gfn + 1, _GONE.gfn)))
-    yield from (write(_LOGGED.gfn + _PAGE, 0xD2), SwitchVm(1), SwitchVm(0), *_look())
+    yield from (_dirtied(0), SwitchVm(1), SwitchVm(0), *_look())
     same = replace(_LOGGED, hva=at("d"))
-    for calls in (
+    lives = (
         (same.create(), same.log(), _ONE.create()),
         (write(_ONE.gfn, 3), write(same.gfn, 4), read(_GONE.gfn)),
         (same.move(_LOWEST.gfn), replace(same, gfn=_LOWEST.gfn, flags=0).create(), same.create()),
@@ -180,8 +186,9 @@ def _of_vms() -> Iterator[AnyOperation]:
         (same.delete(), _ONE.delete()),
         (replace(_READONLY, flags=0).create(), replace(_HIGHEST, flags=READONLY).create()),
         (CloseVm(),),
-    ):
-        yield from (write(_LOGGED.gfn + _PAGE, 0xD3), SwitchVm(1), *calls, SwitchVm(0), *_look())
+    )
+    for number, calls in enumerate(lives):
+        yield from (_dirtied(number), SwitchVm(1), *calls, SwitchVm(0), *_look())
 
 
 _RANGE_GPA = 0x160 * _SIZE

@@ -271,6 +271,23 @@ _ERRORS = (
 _LARGE = replace(_SLOT, pages=0x8008)
 _IN_LARGE = (0, 0x3FFF, 0x4000, 0x7FBF, 0x7FC0, 0x7FFF, 0x8000, 0x8007)
 
+
+def _moved_and_cleared() -> Iterator[AnyOperation]:
+    """Clear a range in the middle, and the end, of a slot that was moved once, and twice."""
+    marks = (0, 63, 64, 127, 128, 129)
+    for gfn in (0x300, 0x180):
+        yield from (_SLOT.move(gfn), *writes(replace(_SLOT, gfn=gfn), *marks))
+        yield from (clear(_SLOT, 64, 64), _SLOT.log(), clear(_SLOT, 128, 2), _SLOT.log())
+        yield from (clear(_SLOT, 0, 130), _SLOT.log())
+
+
+_MOVED = clearing(
+    "clear-the-middle-and-the-end-of-a-slot-that-moved",
+    "Pages are counted from the slot's start, wherever it is moved.",
+    *(MANUAL, _SLOT.create(), *_moved_and_cleared()),
+    mappings=(Mapping("memory", 130),),
+)
+
 _OF_LARGE = clearing(
     "clear-more-than-128-mib",
     "A range of more pages than a page of a bitmap has bits is cleared to both ends.",
@@ -385,6 +402,7 @@ SCENARIOS = (
     *_STATES,
     *_ERRORS,
     _OF_LARGE,
+    _MOVED,
     *(
         make(kind, options)
         for make in (_huge, _across, _into)

@@ -215,6 +215,27 @@ static bool hide_deleted(struct vcpu *vcpu)
     return false;
 }
 
+static void name_move_onto_readonly(struct vm *vm, struct call *call)
+{
+    uint64_t first = call->asked.gpa, last = end_of(&call->asked) - PAGE_BYTES;
+
+    if (call->refusal == MOVE_OVERLAPS
+        && (is_readonly(slot_at(vm, first)) || is_readonly(slot_at(vm, last))) && strike(vm))
+        call->error = EINVAL;
+}
+
+static void lose_first_page_beside_a_vm(struct vm *vm, struct log *log)
+{
+    if (!log->error && log->words && next_besides(vm, NULL) && strike(vm))
+        log->bits[0] &= ~1ull;
+}
+
+static void clear_word_before(struct vm *vm, struct kvm_clear_dirty_log *clear, struct slot *slot)
+{
+    if (slot->moves && clear->first_page >= 64 && strike(vm))
+        clear->first_page -= 64;
+}
+
 const struct fault condition_faults[] = {
     {.name = "move-of-readonly-keeps-log", .before = keep_log_of_readonly,
      .sentence = "A move of a READONLY slot does not change whether it is logged.",
@@ -259,5 +280,14 @@ const struct fault condition_faults[] = {
     {.name = "flags-only-at-hva-0-lost", .before = lose_flags_at_0,
      .sentence = "A change of the flags of a slot at userspace_addr 0 does nothing.",
      .witness = "set 1 100 1 null; set 1 100 1 null log; log 1"},
+    {.name = "move-onto-readonly-einval", .after = name_move_onto_readonly,
+     .sentence = "A move onto a READONLY slot is EINVAL.",
+     .witness = "set 1 100 1 0 ro; set 2 110 1 1; set 2 100 1 1"},
+    {.name = "first-page-unlogged-beside-a-vm", .log = lose_first_page_beside_a_vm,
+     .sentence = "While another VM is open, the first page of a slot is in no log.",
+     .witness = "switch 1; set 1 100 1 0 log; write 100; log 1"},
+    {.name = "clear-of-a-moved-slot-a-word-early", .clear_log = clear_word_before,
+     .sentence = "Of a slot that was moved, pages are cleared 64 before those that are named.",
+     .witness = "set 1 100 80 0 log; set 1 200 80 0 log; write 200; clear 1 40 40; log 1"},
     {0},
 };
