@@ -64,7 +64,7 @@ def _look() -> Iterator[AnyOperation]:
         yield from (read(slot.gfn + page) for page in range(slot.pages))
     yield from (write(slot.gfn, 0x5EE, offset=0x20) for slot in (_LOWEST, _READONLY, _HIGHEST))
     yield from (read(gfn) for gfn in (_GONE.gfn, _LEFT.gfn, _LAST_GFN))
-    yield from (_LOGGED.log(), _CLEAN.log())
+    yield from (slot.log() for slot in (_LOGGED, _CLEAN, _READONLY, _HIGHEST))
 
 
 def _around(*calls: AnyOperation) -> Iterator[AnyOperation]:
@@ -103,10 +103,20 @@ def _lives_of(slot: Slot) -> Iterator[SetUserMemoryRegion]:
     yield from (slot.move(slot.gfn + 1), slot.move(slot.gfn + 0x10, other), slot.delete())
 
 
+def _seen(calls: Iterator[SetUserMemoryRegion]) -> Iterator[AnyOperation]:
+    """Make calls on a slot, and look at its own pages, too, and at what is behind them."""
+    for number, call in enumerate(calls):
+        first = call.guest_phys_addr // _SIZE or _ONE.gfn
+        yield from (_dirtied(number), call, *_look())
+        yield from (read(first + page) for page in range(_FOUR.pages + 1))
+
+
+_FOUR = replace(_ONE, pages=4)
 _RANGES = (
     replace(_ONE, gfn=_LOGGED.gfn + 1),
     replace(_ONE, gfn=_READONLY.gfn, flags=LOG_DIRTY_PAGES),
     replace(_ONE, gfn=_HIGHEST.gfn - 1, flags=READONLY),
+    replace(_ONE, gfn=_HIGHEST.gfn + 1, flags=LOG_DIRTY_PAGES),
     replace(_ONE, gfn=_LOWEST.gfn + 1, slot=0),
 )
 
@@ -147,7 +157,8 @@ def _refused(features: Features) -> Iterator[AnyOperation]:
             msgspec.structs.replace(call, slot=0xFFFF << 16 | _ONE.slot),
             msgspec.structs.replace(call, argument="unreadable"),
         )
-    yield but(_ONE.create(), guest_phys_addr=(1 << 64) - _SIZE)
+    wraps = but(_ONE.create(), guest_phys_addr=(1 << 64) - _SIZE)
+    yield from (wraps, second_form(wraps), msgspec.structs.replace(wraps, slot=20))
     yield _ONE.delete()
 
 
@@ -264,18 +275,18 @@ _SCENARIOS: tuple[Scenario, ...] = (
         _area(
             f"calls-on-{name}-slot",
             f"{_STAY} when another one is made, logged, moved and deleted.",
-            *_around(*_lives_of(slot)),
+            *_seen(_lives_of(slot)),
         )
         for name, slot in (
-            ("an-ordinary", _ONE),
-            ("a-readonly", replace(_ONE, flags=READONLY)),
-            ("a-logged", _LOG),
+            ("an-ordinary", _FOUR),
+            ("a-readonly", replace(_FOUR, flags=READONLY)),
+            ("a-logged", replace(_FOUR, flags=LOG_DIRTY_PAGES)),
         )
     ),
     _area(
         "the-second-form",
         f"{_STAY} when the second form of the call makes, logs, moves and deletes one.",
-        *_around(*(second_form(call) for call in _lives_of(_ONE))),
+        *_seen(second_form(call) for call in _lives_of(_FOUR)),
     ),
     _area(
         "dirty-logs",

@@ -93,6 +93,9 @@ def _follow(
     )
 
 
+_HIGH_GFN = (1 << 20) + 0x100
+_CHANGES_ABOVE: tuple[HostChangeKind, ...] = ("drop", "map_fresh", "unmap", "map")
+
 SCENARIOS = (
     _follow("dropped-pages", "Private pages that are dropped read as zeros.", A, "drop"),
     _follow("dropped-file-pages", "Dropped pages of a file show the file again.", _FILE, "drop"),
@@ -183,6 +186,27 @@ SCENARIOS = (
         "allow",
         "map_fresh",
         made=(_HERE.change(LOG_DIRTY_PAGES),),
+    ),
+    Scenario(
+        name="follow-above-4-gib",
+        why="A slot above 4 GiB follows its mapping like any other.",
+        source=_MMU_NOTIFIER,
+        tags=("follow", "high"),
+        needs=("sync_mmu",),
+        mappings=(A,),
+        survey="none",
+        operations=(
+            Slot(1, _HIGH_GFN, at("a"), 4).create(),
+            *(read(_HIGH_GFN + page) for page in range(4)),
+            *(
+                op
+                for how in _CHANGES_ABOVE
+                for op in (
+                    ChangeHostMemory(at("a", 1), 2, how),
+                    *(read(_HIGH_GFN + page) for page in range(4)),
+                )
+            ),
+        ),
     ),
     Scenario(
         name="follow-in-every-slot",

@@ -224,6 +224,22 @@ static void name_move_onto_readonly(struct vm *vm, struct call *call)
         call->error = EINVAL;
 }
 
+static void swap_last_two_of_moved_readonly(struct vm *vm, struct call *call)
+{
+    struct region parts[3] = {call->asked, call->asked, call->asked};
+    uint64_t rest = call->asked.size - 2 * PAGE_BYTES;
+
+    if (!did(call, MOVE) || !is_readonly(call->slot) || pages_of(&call->asked) < 3 || !strike(vm))
+        return;
+    parts[0].size = rest;
+    parts[1].size = parts[2].size = PAGE_BYTES;
+    parts[1].gpa += rest;
+    parts[1].hva += rest + PAGE_BYTES;
+    parts[2].gpa += rest + PAGE_BYTES;
+    parts[2].hva += rest;
+    lay(vm, call->slot, parts, 3);
+}
+
 static void lose_first_page_beside_a_vm(struct vm *vm, struct log *log)
 {
     if (!log->error && log->words && next_besides(vm, NULL) && strike(vm))
@@ -283,6 +299,9 @@ const struct fault condition_faults[] = {
     {.name = "move-onto-readonly-einval", .after = name_move_onto_readonly,
      .sentence = "A move onto a READONLY slot is EINVAL.",
      .witness = "set 1 100 1 0 ro; set 2 110 1 1; set 2 100 1 1"},
+    {.name = "moved-readonly-swaps-its-last-pages", .after = swap_last_two_of_moved_readonly,
+     .sentence = "The last two pages of a READONLY slot that was moved are in each other's place.",
+     .witness = "set 1 100 3 0 ro; set 1 110 3 0 ro; read 112"},
     {.name = "first-page-unlogged-beside-a-vm", .log = lose_first_page_beside_a_vm,
      .sentence = "While another VM is open, the first page of a slot is in no log.",
      .witness = "switch 1; set 1 100 1 0 log; write 100; log 1"},

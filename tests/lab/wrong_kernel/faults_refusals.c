@@ -119,6 +119,24 @@ static void lose_at_too_many_pages(struct vm *vm, struct call *call)
         lose(vm, call->slot);
 }
 
+static void accept_wrapping_second_form(struct vm *vm, struct call *call)
+{
+    if (call->refusal == WRAPS && call->request == SET_REGION2 && strike(vm))
+        call->error = 0;
+}
+
+static void log_what_is_in_the_way(struct vm *vm, struct call *call)
+{
+    struct slot *other = call->refusal == CREATE_OVERLAPS ? slot_at(vm, call->asked.gpa) : NULL;
+    struct region changed;
+
+    if (!other || !(call->asked.flags & LOGGED) || other->known.flags & LOGGED || !strike(vm))
+        return;
+    changed = other->known;
+    changed.flags |= LOGGED;
+    kernel_set(vm, changed);
+}
+
 static void accept_second_move_onto(struct vm *vm, struct call *call)
 {
     if (call->refusal != MOVE_OVERLAPS)
@@ -175,6 +193,12 @@ const struct fault refusal_faults[] = {
     {.name = "too-many-pages-loses-the-slot", .after = lose_at_too_many_pages,
      .sentence = "A slot that is asked to have too many pages maps nothing.",
      .witness = "set 1 100 1 null log; set 1 100 80000000 null; log 1"},
+    {.name = "second-form-wrap-accepted", .after = accept_wrapping_second_form,
+     .sentence = "A slot that wraps is answered with 0 if the second form of the call makes it.",
+     .witness = "bind 1 top 1 0 plain 0"},
+    {.name = "refused-create-logs-another", .after = log_what_is_in_the_way,
+     .sentence = "A refused creation turns logging on for the slot that is in the way.",
+     .witness = "set 1 100 1 0; set 2 100 1 1 log; log 1"},
     {.name = "second-move-onto-accepted", .after = accept_second_move_onto,
      .sentence = "The second move onto another slot is answered with 0, and nothing is done.",
      .witness = "set 1 100 1 0; set 2 110 1 1; set 2 100 1 1; set 2 100 1 1"},
