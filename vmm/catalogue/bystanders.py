@@ -189,7 +189,7 @@ def _of_vms() -> Iterator[AnyOperation]:
     yield from _around(*(read(gfn, vcpu=1) for gfn in (_HIGHEST.gfn + 1, _GONE.gfn)))
     yield from (_dirtied(0), SwitchVm(1), SwitchVm(0), *_look())
     same = replace(_LOGGED, hva=at("d"))
-    lives = (
+    lives: tuple[tuple[AnyOperation, ...], ...] = (
         (same.create(), same.log(), _ONE.create()),
         (write(_ONE.gfn, 3), write(same.gfn, 4), read(_GONE.gfn)),
         (same.move(_LOWEST.gfn), replace(same, gfn=_LOWEST.gfn, flags=0).create(), same.create()),
@@ -258,10 +258,11 @@ def _of_host_memory() -> Iterator[AnyOperation]:
 
 def _before_a_vcpu() -> Iterator[AnyOperation]:
     """Ask for internal slots where that can succeed: before any vCPU, when no page is dirty."""
-    for calls in (
+    asked: tuple[tuple[AnyOperation, ...], ...] = (
         (SetTssAddr(0xFFFB_D000), SetIdentityMapAddr(0xFFFB_C000)),
         (CreateIrqchip(),),
-    ):
+    )
+    for calls in asked:
         yield from (NewVm(), *creates(_GONE, *_STANDING), _GONE.delete(), *calls, *_look())
 
 

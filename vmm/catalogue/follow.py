@@ -1,5 +1,7 @@
 """A slot follows its host mapping: the guest sees at once what the host does to its memory."""
 
+from collections.abc import Iterator
+
 from vmm.catalogue._build import A, B, Slot, at, creates, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -95,6 +97,15 @@ def _follow(
 
 _HIGH_GFN = (1 << 20) + 0x100
 _CHANGES_ABOVE: tuple[HostChangeKind, ...] = ("drop", "map_fresh", "unmap", "map")
+
+
+def _changed_above() -> Iterator[AnyOperation]:
+    """Change two pages in the middle of a slot above 4 GiB in each way, and read all of it."""
+    yield from (read(_HIGH_GFN + page) for page in range(4))
+    for how in _CHANGES_ABOVE:
+        yield ChangeHostMemory(at("a", 1), 2, how)
+        yield from (read(_HIGH_GFN + page) for page in range(4))
+
 
 SCENARIOS = (
     _follow("dropped-pages", "Private pages that are dropped read as zeros.", A, "drop"),
@@ -197,15 +208,7 @@ SCENARIOS = (
         survey="none",
         operations=(
             Slot(1, _HIGH_GFN, at("a"), 4).create(),
-            *(read(_HIGH_GFN + page) for page in range(4)),
-            *(
-                op
-                for how in _CHANGES_ABOVE
-                for op in (
-                    ChangeHostMemory(at("a", 1), 2, how),
-                    *(read(_HIGH_GFN + page) for page in range(4)),
-                )
-            ),
+            *_changed_above(),
         ),
     ),
     Scenario(
