@@ -99,7 +99,7 @@ SCRIPT = "set 1 100 1 0; set 1 200 1 0; read 200; delete 1; delete 1; set 1 100 
 def test_a_recorded_vmm_is_run_again_on_a_wrong_kernel(
     fault: str, call: str, status: int, said: str
 ) -> None:
-    """The VMM itself meets none: strace sees what the kernel answers, below the library."""
+    """What is recorded is right: the VMM runs on the real kernel, and only the replay does not."""
     plays = f"printf -- '-\\t{SCRIPT}\\n' | {shlex.quote(str(lab.build_witness()))}"
     clean = f"unset LD_PRELOAD WRONG_KERNEL WRONG_CALL; {plays}"
     vmm = (sys.executable, "-m", "vmm.cli", "record", "--", "sh", "-c", clean)

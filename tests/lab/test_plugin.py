@@ -230,12 +230,17 @@ def test_scenarios_are_tests_of_a_class_too(tmp_path: Path) -> None:
             "import pytest\n@pytest.mark.kvm_capability('FLY')\ndef test_it(): pass",
             "kvm_capability: no capability is named 'FLY'",
         ),
+        (
+            "import pytest\n@pytest.mark.kvm_capability('DIRTY_LOG_RNG')\ndef test_it(): pass",
+            "no capability is named 'DIRTY_LOG_RNG'; the closest: DIRTY_LOG_RING",
+        ),
     ],
 )
 def test_names_that_do_not_exist_are_told(tmp_path: Path, source: str, message: str) -> None:
     printed = project(a_project(tmp_path, source))
     assert message in printed
     assert "vmm/testing/" not in printed  # The message, and no traceback through the plugin.
+    assert "During handling" not in printed
     assert not printed.endswith("status 0")
 
 

@@ -159,7 +159,7 @@ OTHERS = (("run", SCENARIO), ("fuzz", "--seconds", "1"), ("info",))
 def test_a_check_of_a_kernel_that_is_wrong_while_it_is_asked_differs(
     tmp_path: Path, call: str, named: str
 ) -> None:
-    """Every command probes first, in the same way: half of the calls are tried with this one."""
+    """Every command probes first, and alike: `check` is tried with one half of these calls."""
     status, data = checked(tmp_path, call)
     (probing,) = data["scenarios"]
     assert (status, probing["name"], probing["status"]) == (1, "probing", "differs")

@@ -58,11 +58,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def _require(device: "Kvm", name: str, at_least: int = 1) -> None:
+    import difflib
+
     from kvm_abi.uapi import Cap
 
     name = name.removeprefix("KVM_CAP_")
     if name not in Cap.__members__:
-        pytest.fail(f"{_CAPABILITY}: no capability is named {name!r}", pytrace=False)
+        close = difflib.get_close_matches(name, Cap.__members__)
+        others = f"; the closest: {', '.join(close)}" if close else ""
+        pytest.fail(f"{_CAPABILITY}: no capability is named {name!r}{others}", pytrace=False)
     with device.create_vm() as machine:
         found = machine.check_extension(Cap[name])
     if found < at_least:

@@ -1,4 +1,4 @@
-"""Random VMs with private memory, if the kernel has it: other scenarios, as far as that works.
+"""Random VMs with private memory: other random scenarios, without what such a VM cannot do.
 
 Nothing in memory is executed, since a guest_memfd has no code, and the effect of instructions on
 private memory is not modelled.
