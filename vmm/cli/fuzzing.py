@@ -37,6 +37,7 @@ from vmm.verdict.judge import Verdict
 from vmm.verdict.known.weighing import issues_met
 
 _DRAW_EVERY_S = 0.2
+_NOT_JUDGED = "inconclusive: what was found hung or died, which is no answer to be judged"
 _WRITING_S = 10.0
 
 
@@ -150,7 +151,8 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
         lines += [f"  likely the same fault: {other}" for other in tally.also.get(path.name, ())]
     lines += [f"found again: {path}" for path in tally.again]
     if not tally.differs:
-        lines.append("no difference found")
+        ended = tally.findings or tally.again
+        lines.append(_NOT_JUDGED if ended else "no difference found")
     return lines
 
 

@@ -54,6 +54,11 @@ If a scenario's estimated demand (see `demand`) is longer, that is its limit.
 JOURNAL_OPERATION_LIMIT_S = 0.1
 """The same with a journal, which waits for its disk at each step: 10 ms, or more if it is slow."""
 
+_MOST_STARVED = 9
+"""How many times its limit a scenario may have waited for a CPU: on a busy machine it needs longer,
+and that is no hang.
+"""
+
 _ANSWER = b"x"
 """What a child sends at the end of a scenario, followed by why it could not record the end."""
 
@@ -140,6 +145,7 @@ class Worker(Closing):
         self._may_take_longer = False
         self._own = OwnTime()
         self._pauses = Pauses()
+        self._starved_before_s = 0.0
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
@@ -168,6 +174,7 @@ class Worker(Closing):
         except ConnectionError:  # The child has died since the last scenario.
             self._end_child()
             self._worker().connection.send_bytes(order)
+        self._starved_before_s = self._worker().starved_s()
 
     def _worker(self) -> Child:
         if self._child is None:
@@ -213,7 +220,16 @@ class Worker(Closing):
         left_s = self._deadline + more_s - time.monotonic()
         if left_s <= 0 and self._may_take_longer:
             left_s += self._extend()
+        if left_s <= 0:
+            left_s += self._starved_s()
         return max(left_s, 0)
+
+    def _starved_s(self) -> float:
+        """Return for how long the scenario under way has waited for a CPU, as far as it counts."""
+        if self._child is None:
+            return 0.0
+        waited_s = self._child.starved_s() - self._starved_before_s
+        return min(max(waited_s, 0.0), _MOST_STARVED * self._limit_s)
 
     def wait_s(self) -> float:
         """Return how long to wait before calling this again; 0 if the scenario's time is over.
@@ -277,6 +293,11 @@ class Worker(Closing):
             self._tape.mend()
             self._tape.append(missing)
         return data + missing
+
+
+def long_enough(scenario: Scenario, least_s: float) -> float:
+    """Return a time limit that a kernel which does not hang keeps: ``least_s`` or more."""
+    return max(least_s, demand(scenario).seconds)
 
 
 def too_late(child: Child, pauses: Pauses, limit_s: float) -> str:

@@ -44,6 +44,9 @@ _TICK_S = 0.1
 _SILENCE_S = 30.0
 """How long a worker may send nothing: the longest scenarios take a second or two."""
 
+_MOST_STARVED_S = 9 * _SILENCE_S
+"""How much longer it may send nothing since it waits for a CPU."""
+
 _MAX_RESTARTS = 8
 _STOPPED = "stopped"
 _OUTSIDE = "the host: a worker was killed or stopped from outside, perhaps for want of memory"
@@ -72,6 +75,20 @@ class _WorkerState:
     first: int = 0
     failed: bool = False
     operations: int = 0
+    starved_s: float = 0.0
+
+    def heard(self) -> None:
+        """Note that the worker has just sent something."""
+        self.last_message = time.monotonic()
+        self.starved_s = self.child.starved_s()
+
+    def is_silent(self) -> bool:
+        """Whether it has sent nothing for too long, other than for want of a CPU."""
+        silent_s = time.monotonic() - self.last_message
+        if silent_s <= _SILENCE_S:
+            return False
+        starved_s = self.child.starved_s() - self.starved_s
+        return silent_s - min(starved_s, _MOST_STARVED_S) > _SILENCE_S
 
 
 class Fuzzer:
@@ -215,7 +232,7 @@ class Fuzzer:
         for worker in tuple(self._workers):
             if worker.child.connection in ready:
                 self._receive(worker, watch)
-            elif time.monotonic() - worker.last_message > _SILENCE_S:
+            elif worker.is_silent():
                 self._replace(worker, _silence(worker.child), watch)
         if minimiser in ready:
             queue.receive()
@@ -230,7 +247,7 @@ class Fuzzer:
         except EOFError:
             self._replace(worker, "", watch)
             return
-        worker.last_message = time.monotonic()
+        worker.heard()
         match message:
             case Ended():
                 self._workers.remove(worker)

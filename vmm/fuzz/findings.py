@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from vmm.execution.runner import HarnessError, run_isolated
+from vmm.execution.runner import HarnessError, long_enough, run_isolated
 from vmm.fuzz import bugreport
-from vmm.fuzz.endings import ended_badly
+from vmm.fuzz.endings import ended_badly, is_ending
 from vmm.fuzz.files import whole_folder, write_whole
 from vmm.host.hostinfo import HostInfo
 from vmm.host.naming import named
@@ -27,6 +27,11 @@ from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Verdict, judge
 
 _DIFFERENT_TRIES = 10
+
+_TRY_LIMIT_S = 5.0
+"""How long each of these tries may take: what is left of all their time may be next to nothing, and
+what does not end within that does not hang.
+"""
 
 ALSO = "also"
 """Subfolder of a finding for other findings of the same fault."""
@@ -149,17 +154,21 @@ def _history(
 ) -> History | None:
     """Return a history that shows the difference, after several tries if needed."""
     history = None
+    hangs = is_ending(finding.identity)
     deadline = time.monotonic() + time_limit_s
+    limit_s = long_enough(scenario, _TRY_LIMIT_S)
     for _ in range(_DIFFERENT_TRIES):
-        left = deadline - time.monotonic()
-        if left <= 0:
+        if time.monotonic() >= deadline:
             break
         try:
-            history = run_isolated(scenario, features, time_limit_s=left, host=host.in_brief())
+            tried = run_isolated(scenario, features, time_limit_s=limit_s, host=host.in_brief())
         except HarnessError:
             return None
-        verdict = judge(history)
-        if verdict.difference is not None or ended_badly(verdict.reason):
+        verdict = judge(tried)
+        is_bad = ended_badly(verdict.reason)
+        if verdict.difference is not None or is_bad is hangs or history is None:
+            history = tried
+        if verdict.difference is not None or (hangs and is_bad):
             break
     return history
 

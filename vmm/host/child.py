@@ -7,6 +7,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from mmap import mmap
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -167,6 +168,18 @@ class Child:
         except OSError:
             return self._reports_a_stop()
         return stat.rpartition(")")[2].split()[0] in ("T", "t")
+
+    def starved_s(self) -> float:
+        """Return how long the process has waited for a CPU so far; 0 if the kernel does not count.
+
+        Of several threads it is the one that waited longest.
+        """
+        longest_ns = 0
+        with suppress(OSError, ValueError, IndexError):
+            for each in Path(f"/proc/{self._pid}/task").iterdir():
+                with suppress(OSError):  # A thread that has ended meanwhile.
+                    longest_ns = max(longest_ns, int((each / "schedstat").read_text().split()[1]))
+        return longest_ns / 1e9
 
     def _reports_a_stop(self) -> bool:
         """Whether wait(2) says so: debuggers are missed."""

@@ -60,3 +60,9 @@ def test_a_run_of_no_scenario_says_why() -> None:
     assert any("the time was over before" in line for line in _summary(PLAN, Tally()))
     assert _summary(PLAN, Tally(notes=["the disk is full"])).count("note: the disk is full") == 1
     assert not any("the time was" in line for line in _summary(PLAN, Tally(scenarios=1)))
+
+
+def test_a_run_that_hung_is_not_called_one_without_a_difference() -> None:
+    lines = _summary(PLAN, Tally(scenarios=9, findings=[Path("hung")], remarks={"hung": "once"}))
+    assert "no difference found" not in lines
+    assert lines[-1].startswith("inconclusive: ")

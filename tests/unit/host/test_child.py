@@ -12,6 +12,7 @@ import pytest
 
 from kvm_abi import raw
 from vmm.host.child import Child, fork
+from vmm.host.cpus import stay_on
 from vmm.host.signals import ENDING_SIGNALS
 from vmm.scenario.endings import why_failed
 
@@ -188,3 +189,22 @@ def test_the_end_is_known_without_a_pidfd(
     assert child.end() == how
     going_on = Child.start(wait_to_be_killed)
     assert going_on.end() == ""
+
+
+def spin(_: Connection) -> None:
+    stay_on({min(os.sched_getaffinity(0))})
+    while True:
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count")
+def test_time_for_which_it_waits_for_a_cpu_is_known() -> None:
+    both = [Child.start(spin), Child.start(spin)]
+    deadline = time.monotonic() + 20
+    while sum(child.starved_s() for child in both) < 0.1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    waited = sum(child.starved_s() for child in both)
+    for child in both:
+        child.end()
+    assert waited >= 0.1
+    assert both[0].starved_s() == 0.0

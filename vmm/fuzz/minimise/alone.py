@@ -1,6 +1,6 @@
 """Minimises a single scenario (``vmm fuzz --minimise``)."""
 
-from vmm.execution.runner import run_isolated
+from vmm.execution.runner import long_enough, run_isolated
 from vmm.fuzz.endings import ended_badly, ending
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
@@ -22,7 +22,8 @@ def minimise_scenario(
 
     Raises HarnessError.
     """
-    history = run_isolated(scenario, features, time_limit_s=_RUN_LIMIT_S)
+    limit_s = long_enough(scenario, _RUN_LIMIT_S)
+    history = run_isolated(scenario, features, time_limit_s=limit_s)
     verdict = judge(history)
     if verdict.difference is not None:
         identity = verdict.difference.identity

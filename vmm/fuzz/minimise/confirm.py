@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from vmm.execution.runner import HarnessError, run_isolated
+from vmm.execution.runner import HarnessError, long_enough, run_isolated
 from vmm.fuzz.messages import failed, send
 from vmm.fuzz.minimise.join import joins
 from vmm.fuzz.minimise.process import Task, minimise, steady_cause
@@ -83,7 +83,8 @@ def _serve(to: Connection) -> None:
 def _identity_of(scenario: Scenario, features: Features, host: dict[str, str]) -> Identity | None:
     """Return the identity of the difference that a scenario shows in a process of its own."""
     try:
-        history = run_isolated(scenario, features, time_limit_s=_TRY_LIMIT_S, host=host)
+        limit_s = long_enough(scenario, _TRY_LIMIT_S)
+        history = run_isolated(scenario, features, time_limit_s=limit_s, host=host)
     except HarnessError:
         return None
     trial = judged(history.header, history.events)

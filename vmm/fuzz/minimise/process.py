@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from vmm.execution.runner import run_isolated
+from vmm.execution.runner import long_enough, run_isolated
 from vmm.fuzz.endings import ended_badly, ending, is_ending
 from vmm.fuzz.messages import Best, Minimised, failed, send
 from vmm.fuzz.minimise.minimiser import Minimiser
@@ -112,6 +112,7 @@ def _identity_of(kvm: Kvm, task: Task, scenario: Scenario) -> Identity | None:
 
 
 def _ending_of(task: Task, scenario: Scenario) -> Identity | None:
-    history = run_isolated(scenario, task.features, time_limit_s=_HANG_LIMIT_S)
+    limit_s = long_enough(scenario, _HANG_LIMIT_S)
+    history = run_isolated(scenario, task.features, time_limit_s=limit_s)
     reason = judge(history).reason
     return ending(reason) if ended_badly(reason) else None
