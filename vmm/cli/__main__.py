@@ -25,7 +25,7 @@ def run() -> "NoReturn":
         _end(_INTERNAL_ERROR, f"internal error: {error}")
     except EOFError as error:  # A full disk has cut it off.
         _end(_INCONCLUSIVE, f"the host: a compiled module: {error}: remove the __pycache__")
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, SystemError) as error:
         _end(_INCONCLUSIVE, f"the host: a module cannot be read: {error}")
     run_command()
 

@@ -66,7 +66,7 @@ def run() -> NoReturn:
         main(prog_name="vmm")
     except SystemExit as ended:
         status = ended.code
-    except (OSError, EOFError, ImportError, MemoryError) as error:
+    except (OSError, EOFError, ImportError, MemoryError, SystemError) as error:
         # Modules can no longer be read, or output not be written.
         is_host = is_short(error) or isinstance(error, OSError)
         status = INCONCLUSIVE if is_host else INTERNAL_ERROR

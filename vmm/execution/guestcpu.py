@@ -27,7 +27,7 @@ from vmm.execution.instructions import (
     registers_of,
     table_of,
 )
-from vmm.execution.processes import check_processes
+from vmm.execution.processes import FirstRun
 from vmm.kvm.exits import DirtyRingFull, Io, MemoryFault, Mmio, VcpuExit
 from vmm.kvm.exitwords import fields_in_words
 from vmm.kvm.registers import Registers, check_values
@@ -114,8 +114,8 @@ class GuestCpu:
         set once by ioctls, and KVM_RUN itself can set those of the next guest.
         """
         self._as_id: AsId = 0
-        self._has_run = False
-        """Whether a KVM_RUN has returned: only the first ones need a process of the host's."""
+        self.first_run = FirstRun()
+        """That of the VM, if it has several vCPUs."""
 
     def check_registers(self) -> None:
         """Compare KVM_GET_REGS with the registers that the last exit left in `kvm_run`.
@@ -360,8 +360,7 @@ class GuestCpu:
                 try:
                     leaving = run(*arguments, **named)
                 except KvmError as error:
-                    if not self._has_run:
-                        check_processes(error, partial(run, *arguments, **named))
+                    self.first_run.check(error, partial(run, *arguments, **named))
                     interruptions += 1
                     if (
                         error.request is not Ioctl.RUN
@@ -371,7 +370,7 @@ class GuestCpu:
                         raise
                     self._clock.check()
                     continue
-                self._has_run = True
+                self.first_run.is_over = True
                 if leaving is None and not was_full:  # The common case.
                     return leaving
                 is_full = isinstance(leaving, DirtyRingFull)

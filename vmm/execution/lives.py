@@ -17,7 +17,7 @@ from kvm_abi.uapi import USUAL_TSS_GPA, Cap, VmType
 from vmm.execution.callers import Caller, NoLifeError
 from vmm.execution.kernelmemory import growth
 from vmm.execution.leftovers import Leftovers
-from vmm.execution.processes import check_processes
+from vmm.execution.processes import FirstRun
 from vmm.host.child import fork
 from vmm.kvm.closing import Closing
 from vmm.kvm.exitwords import in_words
@@ -138,6 +138,7 @@ class _Life(Closing):
         self.vcpu.enter_big_real_mode(0, 0)
         self.end = ""
         """Why the vCPU stopped, if not by a signal."""
+        self._first_run = FirstRun()
         self.shortage: OSError | None = None
         """What the host lacked for it to run."""
 
@@ -192,7 +193,7 @@ class _Life(Closing):
             self.end = in_words(self.vcpu.run())
         except KvmError as error:
             try:
-                check_processes(error, self.vcpu.run)
+                self._first_run.check(error, self.vcpu.run)
             except OSError as shortage:
                 self.shortage = shortage
             if error.errno != errno.EINTR:

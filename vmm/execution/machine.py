@@ -21,6 +21,7 @@ from vmm.execution.guesttime import GuestClock
 from vmm.execution.hostmemory import HostMemory
 from vmm.execution.leftovers import InternalMemory
 from vmm.execution.memfds import MemfdFiles
+from vmm.execution.processes import FirstRun
 from vmm.execution.rings import RingHost
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
@@ -97,6 +98,7 @@ class Machine:
     def __init__(self, shared: Shared, guest: HostMapping) -> None:
         scenario = shared.scenario
         self._clock = shared.clock
+        self._first_run = FirstRun()
         self._memory = shared.memory
         self.files = shared.files
         self._guest = guest
@@ -245,7 +247,9 @@ class Machine:
 
     def _guest_cpu(self, index: int, home: Home, make_room: Callable[[], bool]) -> GuestCpu:
         vcpu = self._vcpus.get(index) or self._new_vcpu(index)
-        return GuestCpu(vcpu, home.gpa, home.view, home.windows, make_room, self._clock)
+        cpu = GuestCpu(vcpu, home.gpa, home.view, home.windows, make_room, self._clock)
+        cpu.first_run = self._first_run
+        return cpu
 
     def _new_vcpu(self, index: int) -> Vcpu:
         vcpu = self.vm.create_vcpu(index)

@@ -14,6 +14,21 @@ from kvm_abi.uapi import Ioctl
 _TIMES = 3
 
 
+class FirstRun:
+    """What the vCPUs of one VM share: whether a KVM_RUN of one of them has returned.
+
+    None that comes later needs a process: EAGAIN is the kernel's answer then, like any other.
+    """
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+    def check(self, error: KvmError, again: Callable[[], object]) -> None:
+        """Do what `check_processes` does, unless a KVM_RUN of this VM has returned before."""
+        if not self.is_over:
+            check_processes(error, again)
+
+
 def check_processes(error: KvmError, again: Callable[[], object]) -> None:
     """Raise an OSError with EAGAIN if a KVM_RUN has failed because no process can be started.
 

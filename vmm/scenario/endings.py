@@ -68,6 +68,15 @@ _NOT_LOADED = (
 )
 """What dlopen(3) says without an errno's text where memory ran out, or a full disk cut a file."""
 
+_INSIDE_PYTHON = (
+    "returned NULL without setting an exception",
+    "returned a result with an exception set",
+    "error return without exception set",
+)
+"""What a SystemError says where a function of Python's own has failed and not said why: those of
+its parts that lose a MemoryError on their way, such as `re`, end like that.
+"""
+
 _NO_THREAD = "can't start new thread"
 """What Python says where the host allows no more processes."""
 
@@ -91,6 +100,8 @@ def what_is_short(error: BaseException) -> str:
     """Return an error in words: the file, if there is one, the reason and the limit."""
     if is_cut_off(error):
         return "a compiled module was cut off by a full disk, or ulimit -f: remove the __pycache__"
+    if is_inside_python(error):
+        return f"out of memory, as it seems: Python itself failed: {error}"
     if isinstance(error, ImportError):
         return f"a module could not be loaded: {error}"
     if not isinstance(error, OSError) or not error.strerror:
@@ -123,6 +134,11 @@ def is_cut_off(error: BaseException) -> bool:
     return isinstance(error, EOFError) and str(error) in _CUT_OFF
 
 
+def is_inside_python(error: BaseException) -> bool:
+    """Whether a part of Python has failed without saying why, as it does when memory ran out."""
+    return isinstance(error, SystemError) and str(error).endswith(_INSIDE_PYTHON)
+
+
 def is_unreadable(error: BaseException) -> bool:
     """Whether a module is there that Python could not load, for want of memory or descriptors.
 
@@ -150,8 +166,10 @@ def is_short(error: BaseException) -> bool:
         return True
     if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
         return True
+    if is_inside_python(error):
+        return True
     if not isinstance(error, OSError):
         return False
-    if type(error).__module__ == OSError.__module__ and error.errno in HOST_DENIES:
-        return True  # Python's own classes: what KVM answers has another.
-    return error.errno in HOST_SHORT or error.filename == _DEVICE
+    if type(error).__module__ != OSError.__module__:  # What KVM answers is of another class.
+        return error.errno in KERNEL_SHORT or error.filename == _DEVICE
+    return error.errno in HOST_SHORT | HOST_DENIES or error.filename == _DEVICE

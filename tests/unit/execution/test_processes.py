@@ -8,7 +8,7 @@ import pytest
 
 from kvm_abi.raw import KvmError
 from kvm_abi.uapi import Ioctl
-from vmm.execution.processes import check_processes
+from vmm.execution.processes import FirstRun, check_processes
 from vmm.scenario.endings import is_short, of_the_host
 
 EAGAIN = KvmError(errno.EAGAIN, Ioctl.RUN, None, 0)
@@ -54,3 +54,19 @@ def test_nothing_else_is_looked_at(error: KvmError, monkeypatch: pytest.MonkeyPa
 def test_a_thread_that_python_cannot_start_is_the_hosts() -> None:
     assert is_short(RuntimeError("can't start new thread"))
     assert not is_short(RuntimeError("a mistake"))
+
+
+def test_only_the_first_run_of_a_vm_needs_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    first = FirstRun()
+    with pytest.raises(BlockingIOError):
+        first.check(EAGAIN, fail)
+    first.is_over = True
+    first.check(EAGAIN, fail)
+
+
+def test_what_kvm_answers_is_no_shortage_of_our_own_calls() -> None:
+    for number in (errno.EAGAIN, errno.EIO, errno.ENOSPC, errno.EPERM):
+        assert is_short(OSError(number, "of ours"))
+        assert not is_short(KvmError(number, Ioctl.RUN, None, 0))
+    assert is_short(KvmError(errno.ENOMEM, Ioctl.RUN, None, 0))

@@ -53,3 +53,10 @@ def test_an_error_without_a_name_has_that_of_the_call(
     with pytest.raises(OSError) as error:  # noqa: PT011
         call()
     assert what_is_short(error.value) == said
+
+
+def test_a_part_of_python_that_does_not_say_why_it_failed_ran_out_of_memory() -> None:
+    lost = SystemError("<built-in function compile> returned NULL without setting an exception")
+    assert is_short(lost)
+    assert of_the_host(lost).startswith("the host: out of memory, as it seems: ")
+    assert not is_short(SystemError("bad argument to internal function"))
