@@ -42,6 +42,7 @@ class Judge:
         self._early = early
         self._files = files
         self._max_differences = max_differences
+        self._enough = ""
         self._with_steps = with_steps
         self._causes: Counter[Identity | str] = Counter()
         self._judging: deque[tuple[int, Iterator[Checked | None]]] = deque()
@@ -94,7 +95,10 @@ class Judge:
         """
         known = {each.scenario.name for each in self._checked}
         left = tuple(each.name for each in self._scenarios if each.name not in known)
-        early = carried.early or (INTERRUPTED if left and not carried.error else "")
+        early = carried.early
+        if not left and early == self._enough:  # Nothing was left to leave out.
+            early = ""
+        early = early or (INTERRUPTED if left and not carried.error else "")
         if self._files is not None and self._files.failures:
             early = early or f"{HOST}{self._files.failures[0]}"
         return Run(
@@ -126,9 +130,8 @@ class Judge:
             self._causes[cause] += 1
             if self._causes[cause] == many:
                 enough = f"--max-differences {many} is reached"
-                self._early.because(
-                    f"{counted(many, 'scenario')} with one cause ({cause}): {enough}"
-                )
+                self._enough = f"{counted(many, 'scenario')} with one cause ({cause}): {enough}"
+                self._early.because(self._enough)
 
     def _judged(self, ran: Finished) -> Iterator[Checked | None]:
         """Judge a record in parts; an error of this program affects this scenario alone."""
