@@ -55,9 +55,17 @@ def looking(white_box: bool | None, debug_info: Path | None) -> Iterator[None]:
         except CannotLookError as error:
             if not is_usual:
                 raise NothingRan(f"--white-box: {error}") from None
-            say(f"not looked into the kernel (white box): {error}")
+            say(f"not looked into the kernel (white box): {_in_brief(error)}")
         with looked_at_by(look_at):
             yield
+
+
+def _in_brief(why: Exception) -> str:
+    """Return why one cannot look, as far as somebody wants to know who did not ask for it."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.params.get("verbose"):
+        return str(why)
+    return "-v says why"
 
 
 def _check_debug_info(path: Path) -> None:
