@@ -47,7 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("vmm.scenario.features", "vmm.scenario.selection", "vmm.scenario.slots"),
         "vmm.verdict.judge",
     },
-    "vmm": {
+    "vmm": {"vmm.public"},
+    "vmm.public": {
         *("kvm_abi", "vmm.kvm", "vmm.scenario.operations", "vmm.scenario.history"),
         *("vmm.scenario.problem", "vmm.scenario.features", "vmm.host.health"),
         *("vmm.scenario.kernelslots", "vmm.model.rule", "vmm.verdict", "vmm.library"),

@@ -57,7 +57,9 @@ def test_a_compiled_module_that_was_cut_off_is_the_hosts(folder: Path, module: s
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("module", ["vmm/cli/__init__.py", "vmm/cli/__main__.py"])
+@pytest.mark.parametrize(
+    "module", ["vmm/__init__.py", "vmm/cli/__init__.py", "vmm/cli/__main__.py"]
+)
 def test_what_python_reads_before_it_can_be_told_is_of_a_block(tmp_path: Path, module: str) -> None:
     compiled = tmp_path / "compiled"
     py_compile.compile(str(ROOT / module), str(compiled))
