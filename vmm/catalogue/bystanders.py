@@ -59,11 +59,12 @@ _ONE = Slot(10, 0x140, at("d"), 2)
 
 
 def _look() -> Iterator[AnyOperation]:
-    """Look at all slots that were not named, at their logs, and where two were before."""
+    """Look at all slots that were not named, at their logs, where two were before, and at gpa 0."""
     for slot in _STANDING:
         yield from (read(slot.gfn + page) for page in range(slot.pages))
     yield from (write(slot.gfn, 0x5EE, offset=0x20) for slot in (_LOWEST, _READONLY, _HIGHEST))
     yield from (read(gfn) for gfn in (_GONE.gfn, _LEFT.gfn, _LAST_GFN))
+    yield read(0, offset=0)
     yield from (slot.log() for slot in (_LOGGED, _CLEAN, _READONLY, _HIGHEST))
 
 

@@ -252,6 +252,16 @@ static void clear_word_before(struct vm *vm, struct kvm_clear_dirty_log *clear, 
         clear->first_page -= 64;
 }
 
+static bool shift_exit_at_0(struct vcpu *vcpu)
+{
+    struct kvm_run *run = vcpu->run;
+
+    if (run->exit_reason == KVM_EXIT_MMIO && !run->mmio.phys_addr && vcpu->vm->count.deletes
+        && strike(vcpu->vm))
+        run->mmio.phys_addr = PAGE_BYTES;
+    return false;
+}
+
 const struct fault condition_faults[] = {
     {.name = "move-of-readonly-keeps-log", .before = keep_log_of_readonly,
      .sentence = "A move of a READONLY slot does not change whether it is logged.",
@@ -302,6 +312,9 @@ const struct fault condition_faults[] = {
     {.name = "moved-readonly-swaps-its-last-pages", .after = swap_last_two_of_moved_readonly,
      .sentence = "The last two pages of a READONLY slot that was moved are in each other's place.",
      .witness = "set 1 100 3 0 ro; set 1 110 3 0 ro; read 112"},
+    {.name = "exit-at-0-off-after-a-deletion", .leave = shift_exit_at_0,
+     .sentence = "Once a slot was deleted, an exit at gpa 0 names the next page.",
+     .witness = "set 1 100 1 0; delete 1; read 0"},
     {.name = "first-page-unlogged-beside-a-vm", .log = lose_first_page_beside_a_vm,
      .sentence = "While another VM is open, the first page of a slot is in no log.",
      .witness = "switch 1; set 1 100 1 0 log; write 100; log 1"},
