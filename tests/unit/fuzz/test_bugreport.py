@@ -6,14 +6,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.ideal import ideal_history
-from vmm.fuzz import bugreport
+from tests.ideal import FEATURES, ideal_history
+from vmm.fuzz import bugreport, findings
 from vmm.fuzz.bugreport import Section
-from vmm.fuzz.findings import Finding, _summary
+from vmm.fuzz.findings import Finding, _summary, write
 from vmm.host.hostinfo import HostInfo
 from vmm.scenario.history import (
     AnyOutcome,
     DirtyPages,
+    End,
     HostChange,
     Inspected,
     Mmio,
@@ -306,3 +307,20 @@ def test_a_mail_has_a_subject_and_short_lines() -> None:
     body = text.partition("Steps:")[2].partition("Kernel log:")[0] + rest
     assert max(map(len, body.splitlines())) <= 75
     assert "```" not in text.replace("  ```", "")
+
+
+def test_a_run_that_our_own_time_limit_ends_is_no_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two seconds to write a finding at the end are few on an emulated machine."""
+    history = ideal_history(SCENARIO)
+    hung = msgspec.structs.replace(
+        history, events=history.events[:1], end=End("hung: no end within 2 s; stack")
+    )
+    monkeypatch.setattr(findings, "run_isolated", lambda *_, **__: hung)
+    kinds = (Identity("Touch", ("reach",), "MMIO"), Identity("hung"))
+    for identity, is_kept in zip(kinds, (False, True), strict=True):
+        finding = Finding(SCENARIO, identity, 1)
+        path, _ = write(tmp_path, finding, FEATURES, HOST, 2.0)
+        assert (path / "history.jsonl").exists() is is_kept
+        assert ("hung" in (path / "report.md").read_text()) is is_kept
