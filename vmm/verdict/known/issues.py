@@ -1,10 +1,10 @@
 """The bugs that some kernels are known to have, as data."""
 
 from vmm.model.accesses import HOLE, IN_SMM, PRIVATE, REACH, READ_ONLY, STRADDLE
-from vmm.model.backing import HVA_ABSENT, PRIVATE_FAULT
+from vmm.model.backing import HOST_FOLLOWS, HVA_ABSENT, PRIVATE_FAULT
 from vmm.model.devices import COALESCED, EVENT
 from vmm.model.dirty import DIRTY_EXACT
-from vmm.model.instructions import INSTRUCTION
+from vmm.model.instructions import INSTRUCTION, READ_THEN_WRITE
 from vmm.model.memfds import GUEST_MEMFD_END
 from vmm.model.model import VM_GONE
 from vmm.model.pagetables import GUEST_TABLES
@@ -185,6 +185,23 @@ KNOWN = (
         _kinds(Touch),
         mmio.returns_over_mmio,
         mmio.is_touched_over_mmio_after_smm,
+    ),
+    Known(
+        KnownIssue(
+            name="mmio-cached-in-the-other-space",
+            vendor="",
+            rules=names(REACH, READ_ONLY, IN_SMM, HOST_FOLLOWS, INSTRUCTION, READ_THEN_WRITE),
+            what="a vCPU compares the generation of what it remembers as MMIO with that of as_id 0 "
+            "only: what it has just met as MMIO in one address space it takes for MMIO in the "
+            "other, which has a slot there",
+            evidence="Linux 5.10.262 (kvm_amd) differs in what fuzz has made: with npt=1 a read in "
+            "SMM, where as_id 1 has no slot, and a write outside to a READONLY slot; with npt=0 an "
+            "emulated lock and there; mended by b3e6212dea2e",
+            outcome="MMIO",
+        ),
+        _kinds(Touch, Instruction),
+        mmio.crosses_spaces,
+        mmio.is_accessed_across_spaces,
     ),
     Known(
         KnownIssue(

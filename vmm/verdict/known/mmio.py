@@ -13,6 +13,7 @@ from vmm.scenario.operations import (
     SMM,
     AnyOperation,
     ChangeHostMemory,
+    Instruction,
     Scenario,
     SetMemoryAttributes,
     SetUserMemoryRegion,
@@ -87,6 +88,26 @@ def is_touched_over_mmio_after_smm(scenario: Scenario, origin: int, op: AnyOpera
     return _is_touched_after_smm(_known_at(scenario, origin, _Met(scenario, _all_calls)), op)
 
 
+def crosses_spaces(scenario: Scenario) -> bool:
+    """Whether a vCPU accesses a page right after it did so in the other address space."""
+    if "smm" not in scenario.needs:
+        return False
+    crossing = _Crossing(scenario)
+    for step in steps(scenario, _ANYWHERE):
+        crossing.follow(step)
+    return crossing.is_any
+
+
+def is_accessed_across_spaces(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether a vCPU accesses a page by then that it accessed in the other address space before."""
+    crossing = _Crossing(scenario)
+    for step in steps(scenario, _ANYWHERE):
+        if step.origin > origin:
+            break
+        crossing.follow(step)
+    return crossing.is_crossed(op)
+
+
 def writes_where_mmio_was(scenario: Scenario) -> bool:
     """Whether a guest writes to a READONLY slot on a page that it has met as MMIO.
 
@@ -155,30 +176,22 @@ class _Met:
                     self._named_since[space, vcpu].add(each)
 
 
-class _MadePrivate(_Met):
-    """The pages that each vCPU touched where no slot was, before a call made them private.
+class _Slots:
+    """The slots of one address space, as far as calls tell.
 
     A call that is refused is taken for one that is not, unless it cannot be.
     """
 
-    def __init__(self, scenario: Scenario) -> None:
-        super().__init__(scenario, _all_calls)
+    def __init__(self) -> None:
         self._slots: dict[int, range] = {}
         self._taken = GfnSet()
 
-    def follow(self, step: Step) -> None:
-        """Take the next step of the scenario into account."""
-        op = step.operation
-        if isinstance(op, Touch | Sweep):
-            gfns = _accessed(op)
-            if not self._taken.overlaps(gfns):
-                self._touched[op.as_id, op.vcpu].add(gfns)
-        elif isinstance(op, SetUserMemoryRegion):
-            self._place(op)
-        elif isinstance(op, SetMemoryAttributes) and op.attributes & ATTRIBUTE_PRIVATE:
-            self._name(0, range(pages_of(op.address), pages_of(op.address + op.size)))
+    def hold_any(self, gfns: range) -> bool:
+        """Whether a slot has any of these pages."""
+        return self._taken.overlaps(gfns)
 
-    def _place(self, call: SetUserMemoryRegion) -> None:
+    def follow(self, call: SetUserMemoryRegion) -> None:
+        """Take a call for a slot of this space into account."""
         gfns, before = gfns_of(call), self._slots.pop(call.slot, range(0))
         self._taken.take(before)
         if not call.memory_size:
@@ -190,6 +203,71 @@ class _MadePrivate(_Met):
         if kept:
             self._slots[call.slot] = kept
             self._taken.add(kept)
+
+
+class _MadePrivate(_Met):
+    """The pages that each vCPU touched where no slot was, before a call made them private."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario, _all_calls)
+        self._slots = _Slots()
+
+    def follow(self, step: Step) -> None:
+        """Take the next step of the scenario into account."""
+        op = step.operation
+        if isinstance(op, Touch | Sweep):
+            gfns = _accessed(op)
+            if not self._slots.hold_any(gfns):
+                self._touched[op.as_id, op.vcpu].add(gfns)
+        elif isinstance(op, SetUserMemoryRegion):
+            self._slots.follow(op)
+        elif isinstance(op, SetMemoryAttributes) and op.attributes & ATTRIBUTE_PRIVATE:
+            self._name(0, range(pages_of(op.address), pages_of(op.address + op.size)))
+
+
+class _Crossing(_Met):
+    """The pages that a vCPU accessed in one address space after it met no slot in the other.
+
+    What it has met as MMIO is asked about where KVM emulates, or where the page was MMIO before. A
+    call for a slot of as_id 0 comes in between: then it is met anew.
+    """
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__(scenario, _all_calls)
+        self._slots: defaultdict[int, _Slots] = defaultdict(_Slots)
+        self._last: dict[int, tuple[int, range]] = {}
+        self._crossed: defaultdict[tuple[int, int], GfnSet] = defaultdict(GfnSet)
+
+    @property
+    def is_any(self) -> bool:
+        """Whether there is any such page."""
+        return bool(self._crossed)
+
+    def follow(self, step: Step) -> None:
+        """Take the next step of the scenario into account."""
+        super().follow(step)
+        op = step.operation
+        if isinstance(op, Touch | Sweep | Instruction):
+            gfns = _accessed(op)
+            space, met = self._last.pop(op.vcpu, (op.as_id, range(0)))
+            if space != op.as_id and _overlap(met, gfns) and self._is_asked_about(op, gfns):
+                self._crossed[op.as_id, op.vcpu].add(gfns)
+            if not self._slots[op.as_id].hold_any(gfns):
+                self._last[op.vcpu] = op.as_id, gfns
+        elif isinstance(op, SetUserMemoryRegion):
+            self._slots[as_id_of(op.slot)].follow(op)
+            if as_id_of(op.slot) == 0:
+                self._last.clear()
+
+    def is_crossed(self, op: AnyOperation) -> bool:
+        """Whether an operation accesses such a page."""
+        if not isinstance(op, Touch | Sweep | Instruction):
+            return False
+        return self._crossed[op.as_id, op.vcpu].overlaps(_accessed(op))
+
+    def _is_asked_about(self, op: Touch | Sweep | Instruction, gfns: range) -> bool:
+        may_be_emulated = isinstance(op, Instruction) or op.access == "write"
+        return may_be_emulated or self.has(op.as_id, op.vcpu, gfns)
 
 
 class _FirstCalls:
@@ -259,9 +337,13 @@ def _is_plain(call: SetUserMemoryRegion) -> bool:
     return aligned and low < KERNEL_HALF
 
 
+def _overlap(gfns: range, others: range) -> bool:
+    return gfns.start < others.stop and others.start < gfns.stop
+
+
 def _first_page(op: Touch) -> range:
     return range(pages_of(op.gpa), pages_of(op.gpa) + 1)
 
 
-def _accessed(op: Touch | Sweep) -> range:
+def _accessed(op: Touch | Sweep | Instruction) -> range:
     return range(pages_of(op.gpa), pages_of(access_end(op) - 1) + 1)

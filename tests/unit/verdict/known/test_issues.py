@@ -19,6 +19,7 @@ from vmm.scenario.operations import (
     GuestThread,
     HarvestDirtyRing,
     HostThread,
+    Instruction,
     Mapping,
     PreFaultMemory,
     Race,
@@ -198,6 +199,30 @@ def test_what_a_vcpu_met_as_mmio_in_smm_it_may_take_for_that_outside() -> None:
     assert wrong_at_the_end(hole, in_smm, slot, again) is Status.DIFFERS
     assert wrong_at_the_end(slot, in_smm, again) is Status.DIFFERS
     assert wrong_at_the_end(hole, slot, again) is Status.DIFFERS
+
+
+def test_what_a_vcpu_met_as_mmio_in_the_other_space_counts_until_slots_change() -> None:
+    known = next(each for each in KNOWN if each.issue.name == "mmio-cached-in-the-other-space")
+    slot = SetUserMemoryRegion(1, 0x300000, 0x1000, at("a"))
+    in_smm, aside = Touch(0x300FFC, as_id=1), Touch(0x400000, as_id=1)
+    other = SetUserMemoryRegion(2, 0x500000, 0x1000, at("a"))
+    read, write = Touch(0x300000), Touch(0x300000, "write")
+    emulated = Instruction("lock-bts", 0x300000, 4)
+
+    def meets(*operations: AnyOperation) -> bool:
+        mappings = (Mapping("a", 1),)
+        scenario = Scenario("made-up", operations, mappings, needs=("smm",), survey="none")
+        last = len(operations) - 1
+        shows = known.shows_at(scenario, last, operations[last])
+        return known.meets(scenario) and shows
+
+    assert meets(slot, in_smm, write)
+    assert meets(slot, in_smm, emulated)
+    assert meets(read, slot, in_smm, read)
+    assert not meets(slot, in_smm, read)
+    assert not meets(slot, in_smm, other, write)
+    assert not meets(slot, in_smm, aside, write)
+    assert not meets(slot, write)
 
 
 def test_a_root_that_was_missed_stays_so_until_a_slot_moves() -> None:
