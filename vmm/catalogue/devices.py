@@ -289,6 +289,7 @@ SCENARIOS = (
             for offset, width, value in (
                 *((0x400, 2, 0x1234), (0x400, 2, 0x1235), (0x400, 2, 0x34), (0x500, 1, 0x13)),
                 *((0x100, 4, 7), (0x100, 4, 8), (0x100, 4, 9), (0x100, 2, 7), (0x101, 1, 7)),
+                (0x100, 4, 0x1_0007),
                 *((0x200, 2, 1), (0x200, 4, 1), (0x200, 1, 1), (0x202, 2, 1)),
                 *((0x300, 1, 1), (0x300, 2, 1), (0x300, 4, 1), (0x301, 1, 1)),
             )
@@ -427,7 +428,7 @@ SCENARIOS = (
         _event(on=False),
         *_writes(2),
         _event(0x300, 4, 7),
-        *(_event(0x300, 4, match, name="other") for match in (7, 8)),
+        *(_event(0x300, 4, match, name="other") for match in (7, 8, None)),
         needs=_EVENTFDS,
     ),
     _scenario(

@@ -309,6 +309,18 @@ SCENARIOS = (
         *(read(ONE.gfn + page, at) for page in range(4) for at in (0, 0x100, 0xFFC)),
     ),
     _protected(
+        "private-two-pages-after-the-first",
+        "Two pages become private, or shared, where the first is that already.",
+        made(),
+        bound(_FOUR),
+        *(_private(_FOUR.gfn + 1), _private(_FOUR.gfn + 1, 2)),
+        *(write(_FOUR.gfn + page, 0x5EC4_E710 + page) for page in range(3)),
+        Inspect(),
+        *(_shared(_FOUR.gfn + 1), _shared(_FOUR.gfn + 1, 2)),
+        *(read(_FOUR.gfn + page) for page in range(3)),
+        source=f"{_API}; kvm_range_has_memory_attributes",
+    ),
+    _protected(
         "private-set-before-the-slot",
         "Attributes belong to the gpa: they exist before the slot, and after it.",
         _private(ONE.gfn, 4),

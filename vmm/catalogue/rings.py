@@ -29,6 +29,8 @@ _OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
 _START = _SLOT.gfn * PAGE_SIZE_BYTES
 
 _LONG = Slot(1, 0x1000, at("long"), 1500, LOG_DIRTY_PAGES)
+_WHOLE = 512
+"""As many pages as fill whole pages of what KVM keeps of each."""
 _WIDE = Slot(1, 0x100, at("wide"), 200, LOG_DIRTY_PAGES)
 _AS_WIDE = Slot(2, 0x200, at("as-wide"), 200, LOG_DIRTY_PAGES)
 _RUNS = (
@@ -368,6 +370,13 @@ def _shorter_slots(enable: EnableCap) -> tuple[Scenario, ...]:
             RESET,
             *writes(_LONG, 0),
             HARVEST,
+            RESET,
+            _LONG.delete(),
+            replace(_LONG, pages=_WHOLE + 1).create(),
+            *writes(_LONG, _WHOLE - 1, _WHOLE),
+            HARVEST,
+            _LONG.delete(),
+            replace(_LONG, pages=_WHOLE).create(),
             RESET,
             source="kvm_reset_dirty_gfn",
             mappings=(Mapping("long", _LONG.pages),),
