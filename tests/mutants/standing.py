@@ -10,6 +10,7 @@ from tests.mutants.rows import Mutant
 _LOG = "the kernel's log: "
 _WHITE = re.compile(r"(kernel-\S+) in `(.+)`")
 _SURVIVED = "**survived**"
+_LOOKED = re.compile(r"- (.+): after (\d+) s")
 
 
 class Standing(NamedTuple):
@@ -31,21 +32,24 @@ def named(row: Mutant) -> str:
 
 
 def _rows(lines: Sequence[str]) -> Iterator[tuple[str, Standing]]:
+    looked = {found[1]: float(found[2]) for line in lines if (found := _LOOKED.fullmatch(line))}
     for line in lines:
         cells = [cell.strip() for cell in line.strip().strip("|").split(" |")]
         if line.startswith("| ") and len(cells) == 5 and cells[0] != "bug":
             name, by, at, after, inside = cells
-            yield name, Standing(_black(name, by, at, after), _white(name, inside))
+            if by == _SURVIVED:
+                black: Found | None = Found(name, "survived", seconds=looked.get(name, 0))
+            else:
+                black = _black(name, by, at, after)
+            yield name, Standing(black, _white(name, inside))
 
 
 def _black(name: str, by: str, at: str, after: str) -> Found | None:
-    if by == _SURVIVED:
-        return Found(name, "survived", control="passed")
     if not after:
         return None
     seconds = float(after.removesuffix(" s"))
     if by == "`vmm fuzz`":
-        return Found(name, "differs", step="fuzz:", rule=at.removeprefix("fuzz:"), seconds=seconds)
+        return Found(name, "differs", step="fuzz:", rule=at, seconds=seconds)
     scenario = by.strip("`") if by.startswith("`") else ""
     if at == "it hangs":
         return Found(name, "hung", scenario, seconds=seconds)

@@ -1,5 +1,6 @@
 """The table of docs/mutants.md, made from the results."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
@@ -10,6 +11,9 @@ from tests.mutants.rows import Mutant, mutants, versions
 from tests.mutants.standing import Standing, named, standing
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "mutants.md"
+_FINDING = re.compile(r"^fuzz: .*/(\S+)-[0-9a-f]{8}\b")
+"""What kind of difference a fuzzer found, in the name of its folder."""
+
 BEGIN, END = "<!-- made by scripts/mutants --table: begin -->", "<!-- end -->"
 
 
@@ -110,7 +114,8 @@ def _at(found: Found | None) -> str:
         return ""
     match found.how:
         case "differs":
-            return found.rule or found.step.partition(",")[0]
+            finding = _FINDING.search(found.step)
+            return found.rule or (finding[1] if finding else found.step.partition(",")[0])
         case "complained":
             return "the kernel's log: " + found.step.partition("(at ")[0].strip()[:60].replace(
                 "|", "/"

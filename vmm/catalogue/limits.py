@@ -7,6 +7,8 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
+    ClearDirtyLog,
+    EnableCap,
     GetDirtyLog,
     Scenario,
 )
@@ -24,12 +26,15 @@ _TOO_MANY = (1 << 31, (1 << 31) + 1, 1 << 32)
 _FLAGGED = (_LOGGED, _READ_ONLY)
 
 
-def _limit(name: str, why: str, source: str, *operations: AnyOperation) -> Scenario:
+def _limit(
+    name: str, why: str, source: str, *operations: AnyOperation, needs: tuple[str, ...] = ()
+) -> Scenario:
     return Scenario(
         name=name,
         why=why,
         source=source,
         tags=("errno", "limit"),
+        needs=needs,
         mappings=(A, B),
         operations=(_LIVE.create(), *operations),
     )
@@ -80,6 +85,16 @@ def _slot_numbers(nr_memslots: int, address_spaces: int) -> tuple[Scenario, ...]
             GetDirtyLog(0xFFFF),
             GetDirtyLog(beyond | 1),
             GetDirtyLog(0xFFFF_0001),
+        ),
+        _limit(
+            "refuse-to-clear-the-log-of-no-slot",
+            "KVM_CLEAR_DIRTY_LOG takes the same slot ids and address spaces: EINVAL beyond them.",
+            "kvm_clear_dirty_log_protect",
+            EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 1),
+            ClearDirtyLog(nr_memslots - 1, 0, 64),
+            ClearDirtyLog(nr_memslots, 0, 64),
+            ClearDirtyLog(beyond | 1, 0, 64),
+            needs=("manual_dirty_log",),
         ),
     )
 
