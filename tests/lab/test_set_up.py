@@ -236,6 +236,16 @@ def test_a_kernel_that_shares_less_than_it_says_is_inconclusive(tmp_path: Path) 
     assert reason == "died: SIGBUS; then the memory is read that a vCPU shares"
 
 
+def test_a_fault_that_does_not_exist_is_told_before_anything_runs(tmp_path: Path) -> None:
+    script, file = Path(lab.__file__).parents[2] / "scripts/wrong-kernel", tmp_path / "ran"
+    command = (script, "no-such-fault", "touch", file)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, file.exists()) == (2, False)
+    assert done.stderr.startswith("wrong-kernel: no fault is named 'no-such-fault'; ")
+    subprocess.run((script, "move-refused:after=1", "touch", file), check=True)
+    assert file.exists()
+
+
 @pytest.mark.parametrize(
     ("call", "scenario"),
     [
