@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rich.text import Text
 
 from vmm.report.counts import counted_as
+from vmm.scenario.words import counted
 
 Statuses = Mapping[str, str]
 """Scenario -> status, from one cell's result."""
@@ -47,7 +48,8 @@ def table(results: Mapping[str, Statuses]) -> Iterator[Text]:
             mark, style = _MARKS.get(statuses.get(name, ""), _ABSENT)
             line.append(f"{mark:<9}", style)
         yield line
-    yield Text(f"{len(names)} scenarios, {len(names) - len(rows)} with nothing to say in any cell")
+    good = f"{len(names) - len(rows)} passed or skipped in every cell"
+    yield Text(f"{counted(len(names), 'scenario')}, {good}")
 
 
 def _is_good(name: str, cells: Sequence[Statuses]) -> bool:

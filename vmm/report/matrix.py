@@ -35,8 +35,8 @@ def _alike(unlike: int, alone: int, count: int) -> str:
     """Return how scenarios compare; what ran on one kernel alone is not called alike."""
     if alone == count:
         return "none ran on two of them"
-    alike = f"{unlike} are not alike" if unlike else "all are alike"
-    return f"{alike}, but {alone} ran on fewer than two" if alone else alike
+    alike = f"{unlike} have different results" if unlike else "all have the same results"
+    return f"{alike}; {alone} ran on fewer than two" if alone else alike
 
 
 def _columns(every: Sequence[SavedResult]) -> list[dict[str, object]]:

@@ -14,7 +14,7 @@ def test_a_row_for_what_is_not_good_in_every_cell() -> None:
     assert "  d known    known" in text
     assert "\n* a" not in text
     assert "c " not in [row[2:4] for row in rows()]
-    assert rows()[-1] == "4 scenarios, 2 with nothing to say in any cell"
+    assert rows()[-1] == "4 scenarios, 2 passed or skipped in every cell"
 
 
 def test_the_legend_counts_each_cell() -> None:

@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
     ("second", "title"),
     [
         (None, "2 scenarios on 1 kernel<"),
-        (("a", "b"), "2 scenarios on 2 kernels: all are alike<"),
-        (("a",), "2 scenarios on 2 kernels: all are alike, but 1 ran on fewer than two<"),
+        (("a", "b"), "2 scenarios on 2 kernels: all have the same results<"),
+        (("a",), "2 scenarios on 2 kernels: all have the same results; 1 ran on fewer than two<"),
         (("c",), "3 scenarios on 2 kernels: none ran on two of them<"),
     ],
 )
