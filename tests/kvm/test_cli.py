@@ -91,7 +91,7 @@ def test_wrong_expectation_and_refused_calls_are_said_after_run_and_judge(tmp_pa
     ran = vmm("run", scenario, "--history", history)
     for result in (ran, vmm("judge", history)):
         assert result.returncode == 3
-        assert "author is not: operation 1" in " ".join(result.stdout.split())
+        assert "not what the scenario expects: operation 1" in " ".join(result.stdout.split())
         assert "expected to give EINVAL, and gave EEXIST" in " ".join(result.stdout.split())
         assert "1 region call, as the rules say: 1 x EEXIST by overlap" in result.stdout
     checked = vmm("check", "refuse-*", "-v")

@@ -157,7 +157,7 @@ def test_a_host_without_descriptors_is_inconclusive(
 ) -> None:
     result = vmm(*command, before=limited(resource.RLIMIT_NOFILE, 9), cwd=tmp_path)
     assert result.returncode == 3, result.stdout + result.stderr
-    assert "INCONCLUSIVE probing: the host: KVM_CREATE_VCPU(0): EMFILE; then " in (
+    assert "INCONCLUSIVE probing: the host: KVM_CREATE_VCPU(0): EMFILE; under way: " in (
         result.stdout + result.stderr
     )
 

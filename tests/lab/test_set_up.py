@@ -233,7 +233,7 @@ def test_a_kernel_that_shares_less_than_it_says_is_inconclusive(tmp_path: Path) 
     status, data = checked(tmp_path, f"KVM_GET_VCPU_MMAP_SIZE:answer={1 << 30}")
     assert (status, data["scenarios"][0]["status"]) == (3, "inconclusive")
     reason = data["scenarios"][0]["reason"]
-    assert reason == "died: SIGBUS; then the memory is read that a vCPU shares"
+    assert reason == "died: SIGBUS; under way: the memory is read that a vCPU shares"
 
 
 def test_a_fault_that_does_not_exist_is_told_before_anything_runs(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from vmm.scenario.codec import CutOffError, FileError, HistoryText, histories_in
 from vmm.scenario.demand import Limits
 from vmm.scenario.history import Header, History
 from vmm.scenario.shown import shown
+from vmm.scenario.words import counted
 from vmm.verdict import statuses
 from vmm.verdict.compare import features_that_differ, partings
 
@@ -57,7 +58,10 @@ def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> No
     unknown += len(a) + len(b) - 2 * len(both)
     for line in said:
         tell(line)
-    tell(f"{len(both)} scenarios in both, {differing} differ, {unknown} could not be compared")
+    tell(
+        f"{counted(len(both), 'scenario')} in both, {differing} differ, "
+        f"{unknown} could not be compared"
+    )
     ctx.exit(statuses.DIFFERS if differing else statuses.INCONCLUSIVE if unknown else 0)
 
 

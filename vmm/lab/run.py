@@ -58,15 +58,18 @@ Running = Generator[None, None, Ending]
 """A running machine: each step takes a tenth of a second at most, and the last one ends it."""
 
 
-def side_by_side(machines: Sequence[Running]) -> list[Ending]:
+def side_by_side(
+    machines: Sequence[Running], look: Callable[[], None] = lambda: None
+) -> list[Ending]:
     """Run several machines at the same time, and return how each ended.
 
-    An error in one of them, or an interruption, ends all.
+    ``look`` is called again and again. An error in one of them, or an interruption, ends all.
     """
     endings: dict[int, Ending] = {}
     with ExitStack() as stack:
         going = {number: stack.enter_context(closing(each)) for number, each in enumerate(machines)}
         while going:
+            look()
             for number, each in list(going.items()):
                 try:
                     next(each)

@@ -50,7 +50,7 @@ def junit_text(scenarios: Sequence[Scenario], run: Run) -> str:
         suite = TestSuite(name_of(subject))
         for name, value in _facts(run.host):
             suite.add_property(name, one_line(value))
-        suite.add_testcases([_case(each, results.get(each.name)) for each in members])
+        suite.add_testcases([_case(each, results.get(each.name), run.early) for each in members])
         document.add_testsuite(suite)
     if not scenarios:
         document.add_testsuite(_of_nothing(run))
@@ -78,11 +78,11 @@ def _facts(host: HostInfo) -> Iterator[tuple[str, str]]:
     yield "hypervisor", "yes" if host.hypervisor else "no"
 
 
-def _case(scenario: Scenario, checked: Checked | None) -> TestCase:
+def _case(scenario: Scenario, checked: Checked | None, early: str) -> TestCase:
     where = f"{_NAME}.{name_of(subject_of(scenario))}"
     if checked is None:
         case = TestCase(name_of(scenario.name), where)
-        case.result = [Error("did not run", "not-run")]
+        case.result = [Error(one_line(f"did not run{f': {early}' if early else ''}"), "not-run")]
         return case
     case = TestCase(name_of(scenario.name), where, round(checked.seconds, 4))
     result = _result(checked)
@@ -117,4 +117,4 @@ def _message(checked: Checked) -> str:
     if difference is None:
         return one_line("; ".join(problem.what for problem in checked.unexplained))
     rules = ", ".join(dict.fromkeys(each.rule for each in difference.expected))
-    return one_line(f"operation {difference.origin} against {rules}: {difference.observed}")
+    return one_line(f"operation {difference.origin} breaks {rules}: {difference.observed}")

@@ -68,7 +68,7 @@ def headline(checked: Checked, width: int | None) -> list[Text]:
     text = checked.verdict.reason
     if difference is not None and not text:
         rules = ", ".join(dict.fromkeys(each.rule for each in difference.expected))
-        text = f"operation {difference.origin} against {rules}: {difference.observed}"
+        text = f"operation {difference.origin} breaks {rules}: {difference.observed}"
     elif checked.problems and not text:
         text = checked.problems[0].what
     return list(_title(checked, text.partition("\n")[0], width))

@@ -1,6 +1,7 @@
 """What makes two differences the same: the operation, the rules and the kind of outcome."""
 
 import errno
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Self
@@ -43,6 +44,12 @@ class Identity:
     def cause(self) -> Self:
         """The identity that differences of one cause share: without outcome if there are rules."""
         return replace(self, outcome="") if self.rules else self
+
+    @property
+    def in_words(self) -> str:
+        """The operation by its name in scenarios, and what it breaks."""
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.operation).lower()
+        return f"{name} breaks {', '.join(self.rules)}" if self.rules else f"{name} {self.outcome}"
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.operation, "|".join(self.rules), self.outcome)))

@@ -33,7 +33,7 @@ from vmm.scenario.underway import under_way
 from vmm.verdict import statuses
 from vmm.verdict.identity import Identity, outcome_kind
 from vmm.verdict.refusals import Refusals, RefusedCalls
-from vmm.verdict.slotmap import slot_map
+from vmm.verdict.slotmap import slot_map_near
 from vmm.verdict.steps import StepRecorder
 
 _MAP_LINES = 24
@@ -47,7 +47,7 @@ SET_UP = documented(
 """Not a rule of the model: only a call that belongs to no operation can break it."""
 
 
-MISTAKEN = "the kernel is right, and the scenario's author is not: "
+MISTAKEN = "the kernel does what the rules allow, but not what the scenario expects: "
 """Prefix of the verdict's reason where the rules contradict the ``expect`` of a scenario."""
 
 
@@ -315,10 +315,11 @@ class Judgement:
         if expected == observed or self._mistaken or followed.chosen is None:
             return
         too = any(answer(each.outcome) == expected for each in followed.allowed)
+        what = words.operation(event.operation)
         self._mistaken = (
-            f"{MISTAKEN}operation {event.origin}, {words.operation(event.operation)}, is expected "
-            f"to give {expected}, and gave {observed}: the rules allow "
-            f"{'either' if too else 'that'} (by {followed.chosen.rule.name})"
+            f"{MISTAKEN}operation {event.origin}, {what}, gave {observed}, and its `expect` says "
+            f"{expected}: the rules allow {'either' if too else observed} "
+            f"(by {followed.chosen.rule.name})"
         )
 
     def _set_up_refused(self, event: Event, outcome: SetUpRefused) -> None:
@@ -336,7 +337,7 @@ class Judgement:
             words.operation(event.operation),
             (self._expected(Done(), SET_UP),),
             observed,
-            self._slot_map(),
+            self._slot_map(event.operation),
             Identity(outcome.call, (SET_UP.name,), outcome_kind(outcome)),
         )
 
@@ -368,7 +369,7 @@ class Judgement:
             tuple(self._expected(each.outcome, each.rule) for each in allowed),
             outcomewords.outcome(event.outcome, self._mappings)
             + outcomewords.amiss(event.outcome, [each.outcome for each in allowed]),
-            self._slot_map(),
+            self._slot_map(event.operation),
             Identity.of(event.operation, (each.rule for each in allowed), event.outcome),
         )
 
@@ -381,7 +382,7 @@ class Judgement:
             "; ".join(filter(None, (what, f"moments {begin} to {end}", flaw.note))),
             tuple(self._expected(*expectation) for expectation in flaw.expected),
             outcomewords.outcome(flaw.observed, self._mappings),
-            self._slot_map(),
+            self._slot_map(event.operation),
             Identity.of(event.operation, (rule for _, rule in flaw.expected), flaw.observed),
         )
 
@@ -400,15 +401,13 @@ class Judgement:
             words.operation(event.operation),
             (Expected(flaw.expected, rule.name, rule.promise, rule.basis, rule.cite),),
             flaw.observed,
-            self._slot_map(),
+            self._slot_map(event.operation),
             Identity(type(event.operation).__name__, (rule.name,), "kernel"),
         )
 
-    def _slot_map(self) -> tuple[str, ...]:
-        lines = [line for slots in self._model.spaces for line in slot_map(slots)]
-        if len(lines) > _MAP_LINES:
-            lines = [*lines[:_MAP_LINES], f"... and {len(lines) - _MAP_LINES} more"]
-        return tuple(lines)
+    def _slot_map(self, operation: AnyOperation) -> tuple[str, ...]:
+        """Return a line for each slot; of many slots, for those nearest to the operation."""
+        return tuple(slot_map_near(operation, self._model.spaces, _MAP_LINES))
 
     def _expected(self, outcome: AnyOutcome, rule: Rule) -> Expected:
         text = outcomewords.outcome(outcome, self._mappings)

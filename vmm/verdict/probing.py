@@ -25,13 +25,13 @@ PLAIN = documented(
 def troubled(trouble: Trouble) -> Checked:
     """Return the result of a kernel whose features could not be probed."""
     step, refused, reason = trouble.step, trouble.refused, trouble.reason
-    verdict = Verdict(PROBING.name, Status.INCONCLUSIVE, f"{reason}; then {step}")
+    verdict = Verdict(PROBING.name, Status.INCONCLUSIVE, f"{reason}; under way: {step}")
     if reason.startswith(HARNESS):
         verdict = msgspec.structs.replace(verdict, status=Status.INTERNAL_ERROR, reason=reason)
     if refused is not None:
         observed = outcomewords.outcome(refused, ())
         if refused.errno in KERNEL_SHORT:
-            reason = f"{HOST}{observed}; then {step}"
+            reason = f"{HOST}{observed}; under way: {step}"
             verdict = Verdict(PROBING.name, Status.INCONCLUSIVE, reason)
         else:
             success = outcomewords.outcome(Done(), ())

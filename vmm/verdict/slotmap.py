@@ -9,8 +9,10 @@ from vmm.model.regions import Memslot
 from vmm.scenario.history import Done, Event, History
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
+    AnyOperation,
     Hva,
     SetUserMemoryRegion,
+    SetUserMemoryRegion2,
 )
 from vmm.scenario.words import counted, flags, hva, slot_number
 
@@ -38,6 +40,41 @@ class Slot:
     def slot_id(self) -> int:
         """The lower 16 bits of the number."""
         return self.number & 0xFFFF
+
+
+def slot_map_near(
+    operation: AnyOperation, spaces: Iterable[Iterable[Memslot]], most: int
+) -> Iterator[str]:
+    """Yield a line for each slot of all address spaces, front first.
+
+    Of more than ``most`` the lines are those of the slot that the operation names, and of those
+    nearest to its gpa; how many are left out in between is a line, too.
+    """
+    every = [list(slots) for slots in spaces]
+    slots = [slot for space in every for slot in space]
+    lines = [line for space in every for line in slot_map(space)]
+    near = sorted(range(len(lines)), key=lambda index: _distance(operation, slots[index]))
+    last = -1
+    for index in (*sorted(near[:most]), len(lines)):
+        if skipped := index - last - 1:
+            yield f"... {skipped} more"
+        if index < len(lines):
+            yield lines[index]
+        last = index
+
+
+def _distance(operation: AnyOperation, slot: Memslot) -> int:
+    """Return how many pages are between a slot and what an operation is about."""
+    if isinstance(operation, SetUserMemoryRegion | SetUserMemoryRegion2):
+        if operation.slot == slot.number:
+            return 0
+        begin, size = operation.guest_phys_addr, operation.memory_size
+    else:
+        begin, size = getattr(operation, "gpa", -1), 1
+    if begin < 0:
+        return 0
+    first, end = begin // PAGE_SIZE_BYTES, -(-(begin + size) // PAGE_SIZE_BYTES)
+    return max(0, slot.base_gfn - end, first - slot.base_gfn - slot.npages)
 
 
 def slot_map(slots: Iterable[Memslot]) -> list[str]:

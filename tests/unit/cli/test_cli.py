@@ -436,7 +436,7 @@ def test_many_that_differ_by_one_cause_are_enough(kernel: Kernel, tmp_path: Path
     assert kernel.ran == ["create-one", "create-two"]
     assert result.stdout.count("DIFFERS") == 1
     assert "  so do     1 scenario: create-two\n" in result.stdout
-    cause = "1 scenario with one cause (SetUserMemoryRegion create)"
+    cause = "set_user_memory_region breaks create in 1 scenario"
     why = f"{cause}: --max-differences 1 is reached"
     assert f"2 scenarios did not run ({why}): move-up, huge\n" in result.stdout
     assert result_of(file)["early"] == why
@@ -450,7 +450,7 @@ def test_a_host_that_fails_many_for_one_reason_is_enough(
         kernel.end(name, reason.format(number), 1)
     file = tmp_path / "result.json"
     assert vmm("check", "--max-differences", "2", "--json", file).exit_code == 3
-    cause = f"2 scenarios with one cause ({reason.partition('(')[0]})"
+    cause = f"{reason.partition('(')[0]} in 2 scenarios"
     why = f"{cause}: --max-differences 2 is reached"
     assert result_of(file)["early"] == why
     assert result_of(file)["not_run"] == ["huge"]

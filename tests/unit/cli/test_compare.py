@@ -66,7 +66,7 @@ def test_a_missing_scenario_is_named(tmp_path: Path) -> None:
         result = vmm("compare", first, second)
         assert result.exit_code == 3
         assert f"other: not in {b}\n" in result.stdout
-        assert "1 scenarios in both, 0 differ, 1 could not" in result.stdout
+        assert "1 scenario in both, 0 differ, 1 could not" in result.stdout
 
 
 @pytest.mark.parametrize(

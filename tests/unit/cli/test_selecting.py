@@ -82,7 +82,7 @@ def test_quiet_is_a_line_for_each_fault_and_the_counts(kernel: Kernel) -> None:
     quiet = vmm("check", "-q")
     assert quiet.exit_code == 1
     first, last = quiet.stdout.splitlines()
-    assert first.startswith("DIFFERS      create-two: operation 0 against ")
+    assert first.startswith("DIFFERS      create-two: operation 0 breaks ")
     assert last.startswith("4 scenarios: 2 passed, 1 differs, 1 skipped in ")
     assert vmm("check", "-q", "-v").exit_code == 2
 
@@ -92,7 +92,7 @@ def test_quiet_says_what_an_early_end_has_left_out(kernel: Kernel) -> None:
     quiet = vmm("check", "-q", "--max-differences", 1)
     assert quiet.exit_code == 1
     _, left, last = quiet.stdout.splitlines()
-    assert left.startswith("left out: 1 scenario did not run (1 scenario with one cause (")
+    assert left.startswith("left out: 1 scenario did not run (set_user_memory_region breaks ")
     assert last.startswith("3 scenarios: 1 passed, 1 differs, 1 skipped, 1 did not run in ")
 
 

@@ -175,7 +175,7 @@ def test_junit_has_a_suite_for_each_subject_and_stable_names() -> None:
         "create-one": None,
         "create-huge": (Skipped, "skip", "needs a huge page"),
         "create-two": None,
-        "move-wrong": (Failure, "differs", "operation 0 against create: EEXIST"),
+        "move-wrong": (Failure, "differs", "operation 0 breaks create: EEXIST"),
         "left-out": (Error, "not-run", "did not run"),
         "known-one": (Skipped, "xfail", "known issue an-issue"),
         "known-gone": None,

@@ -51,17 +51,19 @@ def about(seconds: float) -> str:
 
 
 class Watched:
-    """The cells of a run, with those that have ended and those under way."""
+    """The machines of a run, with those that have ended and those under way."""
 
-    def __init__(self, cells: int) -> None:
-        self._cells = cells
+    def __init__(self, machines: str) -> None:
+        """Take how many there are, such as "4 cells"."""
+        self._machines = machines
         self._progress = Progress()
         self.statuses: dict[str, int] = {}
 
     def look(self, under_way: Sequence[Task]) -> None:
         """Show how far the machines under way are."""
         said = ", ".join(f"{task.label} {how_far(task)}" for task in under_way)
-        self._progress.line(f"{len(self.statuses)} of {self._cells} cells; {said}")
+        ended = f"{len(self.statuses)} of {self._machines}"
+        self._progress.line(f"{ended} after {self._progress.seconds} s; {said}")
 
     def ended(self, task: Task, status: int, seconds: float) -> None:
         """Print that a machine has ended."""
@@ -80,7 +82,7 @@ class Watched:
 def how_far(task: Task) -> str:
     """Return how far a machine is, according to the end of its output."""
     found = _SAID.findall(_end_of(task.folder / "output.txt"))
-    return found[-1].decode() if found else "begun"
+    return found[-1].decode() if found else "boots"
 
 
 def _why(output: Path) -> str:

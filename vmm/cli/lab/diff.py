@@ -9,11 +9,13 @@ from pathlib import Path
 import click
 
 from vmm.cli.command import Command
+from vmm.cli.lab.cells import Watched
 from vmm.cli.lab.machines import in_one_line, kernel_of, say, worst
 from vmm.cli.lab.matrix import lab_task, statuses_in
 from vmm.cli.lab.timeout_option import timeout_option
 from vmm.cli.output.console import console, print_lines
 from vmm.cli.output.printing import tell
+from vmm.fuzz.endings import ended_badly
 from vmm.lab.cells import Cell, Task, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend, chosen_backend
@@ -110,7 +112,7 @@ def diff(
         for letter, cell in zip("AB", cells, strict=True)
     }
     print_lines(console(), table(results))
-    found = [_findings(out / f"{letter}-fuzz") for letter in "AB"]
+    found = [findings(out / f"{letter}-fuzz") for letter in "AB"]
     for letter, only in zip("AB", (found[0] - found[1], found[1] - found[0]), strict=True):
         for name in sorted(only):
             tell(f"fuzz, only {letter}: {name}")
@@ -124,18 +126,16 @@ def diff(
 
 def _run(tasks: Sequence[Task]) -> list[int]:
     """Run tasks and return their statuses; an interruption ends those that have not ended."""
-    ended: dict[str, int] = {}
-
-    def done(task: Task, status: int, _: float) -> None:
-        ended[task.label] = status
-        say(f"{task.label}: {status}")
-
+    watched = Watched(f"{len(tasks)} runs")
     try:
-        run_all(tasks, usual_number(), done)
+        run_all(tasks, usual_number(), watched.ended, watched.look)
     except KeyboardInterrupt:
-        say(f"{INTERRUPTED}: {len(ended)} of {len(tasks)} runs have ended")
-    return [ended.get(task.label, INCONCLUSIVE) for task in tasks]
+        watched.end()
+        say(f"{INTERRUPTED}: {len(watched.statuses)} of {len(tasks)} runs have ended")
+    return [watched.statuses.get(task.label, INCONCLUSIVE) for task in tasks]
 
 
-def _findings(folder: Path) -> set[str]:
-    return {path.parent.name for path in folder.glob("findings/*/scenario.json")}
+def findings(folder: Path) -> set[str]:
+    """Return the names of a search's differences; what only hung or died differs in nothing."""
+    names = {path.parent.name for path in folder.glob("findings/*/scenario.json")}
+    return {name for name in names if not ended_badly(name)}

@@ -86,7 +86,7 @@ def matrix(
     cells = cells_of(absolute or list(RELEASES), chosen)
     number = min(at_once or usual_number(), len(cells))
     scenarios = len(select(curated(), selection))
-    watched = Watched(len(cells))
+    watched = Watched(f"{len(cells)} cells")
     with in_one_line():
         for name in absolute:
             kernel_of(name, None)

@@ -19,14 +19,32 @@ class Progress:
     """A line that is redrawn on a terminal; elsewhere a new line every 30 s."""
 
     def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._has_spoken = False
         self._is_terminal = sys.stderr.isatty()
         self._is_drawn = False
         self._said = ""
         self._said_at = time.monotonic()
 
+    def wait(self) -> None:
+        """Show that a machine boots, and for how long already, until it says something."""
+        if not self._has_spoken:
+            self.line(f"the machine boots: {self.seconds} s")
+
+    def heard(self) -> None:
+        """Note that a machine says something: it does not boot any longer."""
+        self._has_spoken = True
+        self.clear()
+
+    @property
+    def seconds(self) -> int:
+        """How long this runs already."""
+        return int(time.monotonic() - self._start)
+
     def tell(self, reports: Reports) -> None:
         """Show how far a check is, if that has changed."""
         if reports.under_way:
+            self._has_spoken = True
             self.line(f"{reports.begun} of {reports.scenarios} scenarios, {reports.under_way}")
 
     def line(self, text: str) -> None:

@@ -183,7 +183,7 @@ class _Machines:
             listener = Listener(out, printed.of_one() if self.share else err, told)
             machines.append(running(ready, job, logs, listener, keeps=not number))
         try:
-            return side_by_side(machines)
+            return side_by_side(machines, self.progress.wait)
         finally:
             printed.end()
 
@@ -205,6 +205,6 @@ def _watched(words: tuple[str, ...], boot: Boot, progress: Progress) -> tuple[in
 
 
 def _write(descriptor: int, progress: Progress, data: bytes) -> None:
-    progress.clear()
+    progress.heard()
     while data:
         data = data[os.write(descriptor, data) :]

@@ -12,7 +12,6 @@ from vmm.host.signals import is_interruption
 from vmm.scenario.endings import DIED, HOST, INTERRUPTED, what_is_short
 from vmm.scenario.operations import Scenario
 from vmm.scenario.words import counted
-from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, Verdict, judging
 from vmm.verdict.result import Checked, Run, broken_off, concluded
 from vmm.verdict.steps import StepRecorder
@@ -44,7 +43,7 @@ class Judge:
         self._max_differences = max_differences
         self._enough = ""
         self._with_steps = with_steps
-        self._causes: Counter[Identity | str] = Counter()
+        self._causes: Counter[str] = Counter()
         self._judging: deque[tuple[int, Iterator[Checked | None]]] = deque()
         self._results: dict[int, Checked] = {}
         self._checked: list[Checked] = []
@@ -121,16 +120,16 @@ class Judge:
     def _note(self, checked: Checked) -> None:
         """Count a difference, or a failure of the host; end the run when one cause has enough."""
         verdict, many = checked.verdict, self._max_differences
-        cause: Identity | str = ""
+        cause = ""
         if verdict.status is Status.DIFFERS and verdict.difference is not None:
-            cause = verdict.difference.identity.cause
+            cause = verdict.difference.identity.cause.in_words
         elif verdict.status is Status.INCONCLUSIVE and verdict.reason.startswith(_NOT_ITS_OWN):
             cause = verdict.reason.partition("(")[0]
         if cause:
             self._causes[cause] += 1
             if self._causes[cause] == many:
                 enough = f"--max-differences {many} is reached"
-                self._enough = f"{counted(many, 'scenario')} with one cause ({cause}): {enough}"
+                self._enough = f"{cause} in {counted(many, 'scenario')}: {enough}"
                 self._early.because(self._enough)
 
     def _judged(self, ran: Finished) -> Iterator[Checked | None]:

@@ -43,7 +43,7 @@ def test_an_estimate_is_a_round_number(seconds: float, text: str) -> None:
 
 
 def test_how_far_a_machine_is_stands_at_the_end_of_its_output(task: Task) -> None:
-    assert how_far(task) == "begun"
+    assert how_far(task) == "boots"
     (task.folder / "output.txt").write_text(
         "lab: 1 of 600 scenarios, create-one\n" + "x" * 5000 + "\nlab: 40 of 600 scenarios, a\n"
     )
@@ -56,7 +56,7 @@ def test_a_machine_without_a_verdict_says_why(
     (task.folder / "output.txt").write_text(
         "lab: Linux 6.12\nlab: the machine stopped\nlab: status 3 after 2 s; logs: x\n"
     )
-    watched = Watched(2)
+    watched = Watched("2 cells")
     watched.ended(task, 3, 2.0)
     watched.look([])
     lines = capsys.readouterr().err.splitlines()
@@ -78,10 +78,19 @@ def test_a_pattern_that_names_nothing_is_told_before_anything_is_fetched(
     assert "no-such-scenario" in done.output
 
 
+def test_a_search_that_only_hung_has_found_nothing(tmp_path: Path) -> None:
+    for name in ("hung-1efe74a6", "died-8be7d2a6", "touch-hole-14746fea"):
+        (tmp_path / "findings" / name).mkdir(parents=True)
+        (tmp_path / "findings" / name / "scenario.json").touch()
+    assert lab_diff.findings(tmp_path) == {"touch-hole-14746fea"}
+
+
 def test_an_interrupted_diff_shows_what_has_ended(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def interrupted(tasks: list[Task], _: int, done: Callable[[Task, int, float], None]) -> None:
+    def interrupted(
+        tasks: list[Task], _: int, done: Callable[[Task, int, float], None], __: object
+    ) -> None:
         done(tasks[0], 0, 1.0)
         raise KeyboardInterrupt
 
@@ -91,7 +100,7 @@ def test_an_interrupted_diff_shows_what_has_ended(
     kernels = ["--kernel", "debian", "--kernel", "debian-6.1", "--backend", "svm"]
     done = CliRunner().invoke(main, ["lab", "diff", *kernels, "create-one-page"])
     assert done.exit_code == 3
-    assert "A check: 0\n" in done.output
+    assert "A check: status 0 after 1 s (" in done.output
     assert "interrupted: 1 of 4 runs have ended" in done.output
     assert "no result" in done.output
 

@@ -65,7 +65,7 @@ def test_an_image_that_is_none_is_one_line(tmp_path: Path) -> None:
 def test_the_status_is_the_ending_s_and_125_where_bisect_is_to_skip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr(lab_run, "side_by_side", lambda _: [Ending(status, "because")])
+    monkeypatch.setattr(lab_run, "side_by_side", lambda *_: [Ending(status, "because")])
     words = ("run", "--kernel", kernel(tmp_path), "--backend", "svm")
     done = run(*words, "--", "info")
     assert done.exit_code == status

@@ -190,7 +190,7 @@ def test_enough_that_differ_end_the_machine(tmp_path: Path) -> None:
     assert "gave up" not in result.output
     told = json.loads(Path("r.json").read_text())
     assert [each["status"] for each in told["scenarios"]] == ["differs", "differs"]
-    assert told["early"].startswith("2 scenarios with one cause (")
+    assert told["early"].endswith(" in 2 scenarios: --max-differences 2 is reached")
 
 
 @pytest.mark.parametrize(
