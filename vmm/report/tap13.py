@@ -11,6 +11,7 @@ from vmm.report.plain import diagnosis, one_line
 from vmm.report.reporter import Reporter, Write
 from vmm.report.text import check_again
 from vmm.scenario.operations import Scenario
+from vmm.scenario.words import counted
 from vmm.verdict.judge import Status
 from vmm.verdict.result import Checked, Run
 
@@ -34,7 +35,7 @@ def tap13_report(write: Write) -> Reporter:
     def end(run: Run) -> None:
         write("".join(f"{note}\n" for note in notes(run)))
         if written < len(names):
-            write(f"Bail out! {len(names) - written} scenarios did not run\n")
+            write(f"Bail out! {counted(len(names) - written, 'scenario')} did not run\n")
         elif not names and run.status not in (Status.SKIPPED, Status.PASSED):
             write(f"Bail out! {one_line(run.early) or 'this program failed'}\n")
 

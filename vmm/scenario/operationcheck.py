@@ -240,7 +240,7 @@ class OperationChecker:
         return ""
 
     def _vcpu(self, vcpu: int) -> str:
-        return "" if 0 <= vcpu < self._vcpus else f".vcpu: there are {self._vcpus} ($.vcpus)"
+        return "" if 0 <= vcpu < self._vcpus else f".vcpu: $.vcpus allows 0 to {self._vcpus - 1}"
 
     def _clock(self, op: ops.SetClockMsr) -> str:
         """Check that KVM does not overwrite the guest; the steal time may not cross pages."""

@@ -47,7 +47,12 @@ class Identity:
 
     @property
     def in_words(self) -> str:
-        """The operation by its name in scenarios, and what it breaks."""
+        """The operation by its name in scenarios, and what it breaks.
+
+        >>> from vmm import Identity
+        >>> Identity("SetUserMemoryRegion", ("immutable",)).in_words
+        'set_user_memory_region breaks immutable'
+        """
         name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", self.operation).lower()
         return f"{name} breaks {', '.join(self.rules)}" if self.rules else f"{name} {self.outcome}"
 

@@ -157,7 +157,7 @@ def test_tap13_is_flat() -> None:
     assert [line.description for line in lines if line.skip] == ["create-huge", "spaces-one"]
     assert [(line.description, line.ok) for line in lines if line.todo] == [("known-one", False)]
     bail = [line.reason for line in Parser().parse_text(text) if line.category == "bail"]
-    assert bail == ["1 scenarios did not run"]
+    assert bail == ["1 scenario did not run"]
 
 
 def test_junit_has_a_suite_for_each_subject_and_stable_names() -> None:
@@ -294,6 +294,8 @@ def test_what_ended_a_run_early_is_told() -> None:
     assert "  not ok 1 left-out # ERROR did not run: 3 scenarios hung\n" in text
     assert "# note: 3 scenarios hung\n" in text
     assert "# note: 3 scenarios hung\n" in told(tap13_report, run, LEFT)
+    junit = junit_text(scenarios_of(run, *LEFT), run)
+    assert 'message="did not run: 3 scenarios hung"' in junit
 
 
 def test_names_and_order_do_not_depend_on_the_results() -> None:
