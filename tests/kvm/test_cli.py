@@ -92,7 +92,7 @@ def test_wrong_expectation_and_refused_calls_are_said_after_run_and_judge(tmp_pa
     for result in (ran, vmm("judge", history)):
         assert result.returncode == 3
         assert "not what the scenario expects: operation 1" in " ".join(result.stdout.split())
-        assert "expected to give EINVAL, and gave EEXIST" in " ".join(result.stdout.split())
+        assert "gave EEXIST, and its `expect` says EINVAL" in " ".join(result.stdout.split())
         assert "1 region call, as the rules say: 1 x EEXIST by overlap" in result.stdout
     checked = vmm("check", "refuse-*", "-v")
     assert checked.returncode == 0

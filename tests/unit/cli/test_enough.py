@@ -9,7 +9,7 @@ from vmm.cli.running.carrying import EarlyEnd
 from vmm.cli.running.judging import Judge
 from vmm.scenario.operations import Scenario, Touch
 
-ENOUGH = "2 scenarios with one cause (hole): --max-differences 2 is reached"
+ENOUGH = "hole in 2 scenarios: --max-differences 2 is reached"
 HOST: Any = SimpleNamespace(features=None, info=None)
 
 

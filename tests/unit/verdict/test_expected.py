@@ -71,9 +71,9 @@ def test_expectations_are_kept_in_files_and_histories() -> None:
 @pytest.mark.parametrize(
     ("made", "text"),
     [
-        (create("EINVAL"), "is expected to give EINVAL, and gave success"),
-        (create("success", gpa=0x10800), "is expected to give success, and gave EINVAL"),
-        (create("EEXIST", gpa=0x10800), "is expected to give EEXIST, and gave EINVAL"),
+        (create("EINVAL"), "gave success, and its `expect` says EINVAL"),
+        (create("success", gpa=0x10800), "gave EINVAL, and its `expect` says success"),
+        (create("EEXIST", gpa=0x10800), "gave EINVAL, and its `expect` says EEXIST"),
     ],
 )
 def test_wrong_expectation_is_inconclusive_and_the_authors(
@@ -86,7 +86,7 @@ def test_wrong_expectation_is_inconclusive_and_the_authors(
     assert verdict.reason.startswith(f"{MISTAKEN}operation 1, KVM_SET_USER_MEMORY_REGION(")
     assert text in verdict.reason
     assert verdict.difference is None
-    assert "author" in terminal.single(checked, "", None)[0].plain
+    assert "not what the scenario expects" in terminal.single(checked, "", None)[0].plain
 
 
 def test_either_answer_is_allowed_and_so_said() -> None:
