@@ -152,7 +152,8 @@ def _summary(plan: Plan, tally: Tally) -> list[str]:
     lines += [f"found again: {path}" for path in tally.again]
     if not tally.differs:
         ended = tally.findings or tally.again
-        lines.append(_NOT_JUDGED if ended else "no difference found")
+        passed = "no difference found" + (" in what ran" if tally.ended_early else "")
+        lines.append(_NOT_JUDGED if ended else passed)
     return lines
 
 

@@ -66,3 +66,9 @@ def test_a_run_that_hung_is_not_called_one_without_a_difference() -> None:
     lines = _summary(PLAN, Tally(scenarios=9, findings=[Path("hung")], remarks={"hung": "once"}))
     assert "no difference found" not in lines
     assert lines[-1].startswith("inconclusive: ")
+
+
+def test_a_run_that_ended_early_speaks_of_what_ran() -> None:
+    tally = Tally(scenarios=9)
+    tally.end_early("the host has no room on its disk")
+    assert _summary(PLAN, tally)[-1] == "no difference found in what ran"
