@@ -56,7 +56,10 @@ def ring_refusal(size_bytes: int, features: Features) -> tuple[int, Rule] | None
 
 @dataclass(slots=True)
 class _Ring:
-    """What one vCPU's ring holds for certain, and perhaps; ``known`` are pages that it read.
+    """What one vCPU's ring holds for certain, and perhaps.
+
+    ``known`` are pages that it read before any other vCPU reached them: its next write is reported
+    unless the read was. Once another vCPU has reached them, its ring may hold them instead.
 
     ``fresh`` is how many entries there may be since the last harvest, ``used`` since the reset.
     ``stopped`` says that the vCPU may have stopped between the harvest and the reset.
@@ -99,7 +102,7 @@ class RingState:
             ring.pages.add(page)
         else:
             ring.perhaps.add(page)
-        self.untracked.add(page)
+        self._reached(page, ring)
         ring.fresh += times
         ring.used += times
 
@@ -109,9 +112,15 @@ class RingState:
         ring.perhaps.add(page)
         if page not in self.untracked and page not in self.unprotected:
             ring.known.add(page)
-        self.untracked.add(page)
+        self._reached(page, ring)
         ring.fresh += 1
         ring.used += 1
+
+    def _reached(self, page: SlotPage, by: _Ring) -> None:
+        self.untracked.add(page)
+        for ring in self._rings.values():
+            if ring is not by:
+                ring.known.discard(page)
 
     def rest(self) -> None:
         """Note that no vCPU is in the guest."""

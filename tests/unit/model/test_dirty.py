@@ -324,3 +324,10 @@ def test_what_a_stopped_vcpu_reached_may_be_logged(
     for pages in ((), (0,)):
         assert choice.outcome.admits(DirtyPages(pages, words=1))
     assert not choice.outcome.admits(DirtyPages((1,), words=1))
+
+
+@pytest.mark.parametrize("other", [read(1), write(1)])
+def test_page_that_another_vcpu_reached_may_be_in_its_ring_alone(other: Touch) -> None:
+    rings = (RING, LOGGED, read(1, vcpu=1), other, write(1, vcpu=1))
+    model = after(*rings, features=READS_MAP_WRITABLE)
+    assert outcome(model, HarvestDirtyRing(1)) == RingPages(perhaps=((3, 1),))
