@@ -105,7 +105,7 @@ def _lives_of(slot: Slot) -> Iterator[SetUserMemoryRegion]:
 
 
 def _seen(calls: Iterator[SetUserMemoryRegion]) -> Iterator[AnyOperation]:
-    """Make calls on a slot, and look at its own pages, too, and at what is behind them."""
+    """Make calls on a slot, and look at its own pages, too, and at what is beyond them."""
     for number, call in enumerate(calls):
         first = call.guest_phys_addr // _SIZE or _ONE.gfn
         yield from (_dirtied(number), call, *_look())
