@@ -8,6 +8,7 @@ CI job has a time, and a system log has date, host and program.
 
 import errno
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
@@ -181,8 +182,11 @@ class Joiner:
         """Yield the lines that show that others were lost, and why."""
         if self._headless:
             yield self._headless, BEGINNING_LOST
+        begun = Counter(pid[:at] for pid in self._pids for at in range(1, len(pid)))
         joined = [
-            first for pid, (first, alone) in self._pids.items() if alone and self._is_two(pid)
+            first
+            for pid, (first, alone) in self._pids.items()
+            if alone and self._is_two(pid, begun)
         ]
         if joined:
             yield min(joined), JOINED
@@ -196,16 +200,15 @@ class Joiner:
             self._pids[pid] = first[0], False
         return first is None
 
-    def _is_two(self, pid: str) -> bool:
+    def _is_two(self, pid: str, begun: Counter[str]) -> bool:
         """Whether a pid is the beginning of one and all of another: a line was joined to the next.
 
-        Threads have consecutive pids, and so one is hardly ever the end of another.
+        ``begun`` counts the pids that begin with a text and go on. Threads have consecutive pids,
+        and so one is hardly ever the end of another.
         """
         return any(
-            pid[at:] in self._pids
-            and any(each != pid and each.startswith(pid[:at]) for each in self._pids)
-            for at in range(1, len(pid))
-            if len(pid) - at > 1
+            pid[at:] in self._pids and begun[pid[:at]] + (pid[:at] in self._pids) > 1
+            for at in range(1, len(pid) - 1)
         )
 
     def _has_begun(self, pid: int, name: str) -> bool:

@@ -1,5 +1,6 @@
 """Lines that were cut off, joined or overwritten: the call on them may have changed slots."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from tests.traced import EINVAL, KVM, region, replay_in, trace_of
 from vmm.replay.judging import judged
 from vmm.replay.reader import read_trace
-from vmm.replay.trace import Region, Unread
+from vmm.replay.syntax import Joiner
+from vmm.replay.trace import JOINED, Region, Unread
 from vmm.verdict.judge import Status
 
 _CALL = region(1, gpa=0x20000)
@@ -144,3 +146,13 @@ def test_an_event_that_is_cut_off_before_its_name_leaves_a_doubt(head: str) -> N
     found = judged(replay_in(*lines))
     assert found.verdict.status is Status.INCONCLUSIVE
     assert judged(replay_in(lines[0], lines[2], head)).verdict.status is Status.DIFFERS
+
+
+def test_many_pids_take_no_time_that_grows_with_their_square() -> None:
+    joiner = Joiner()
+    pids = (*range(1_000_000, 2_800_000, 31), *range(10, 100))
+    for number, pid in enumerate(pids, 1):
+        joiner.item(number, f"{pid} +++ exited with 0 +++")
+    begun_s = time.process_time()
+    assert [why for _, why in joiner.lacking()] == [JOINED]
+    assert time.process_time() - begun_s < 10
