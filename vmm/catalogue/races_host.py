@@ -13,6 +13,7 @@ from vmm.scenario.operations import (
     CreateGuestMemfd,
     GetDirtyLog,
     GuestThread,
+    HostChangeKind,
     HostThread,
     HostWrite,
     Inspect,
@@ -67,6 +68,29 @@ _AGAIN = Mapping("again", 4, "memfd", of="file")
 _FIRST = Slot(1, _GFN, at("file"), pages=4)
 _SECOND = Slot(2, _GFN + 8, at("again"), pages=4)
 _BOTH = (_GFN, _GFN + 8, _GFN + 1, _GFN + 9)
+
+
+def _paged(how: HostChangeKind, name: str, why: str, source: str) -> Scenario:
+    """Let userfaultfd take charge of one page and of two, in turn, while vCPUs use them."""
+    return race(
+        name,
+        why,
+        (_ONE.create(),),
+        (
+            host(
+                change(how, "a", 0),
+                change("settle", "a", 0),
+                change(how, "a", 0, 2),
+                change("settle", "a", 0, 2),
+                rounds=12,
+            ),
+            host(_NEXT.create(), _NEXT.delete(), rounds=10),
+        ),
+        _VCPUS,
+        source=f"KVM_CAP_SYNC_MMU; {source}",
+        needs=("sync_mmu",),
+    )
+
 
 SCENARIOS = (
     race(
@@ -236,43 +260,19 @@ SCENARIOS = (
         source="KVM_CAP_SYNC_MMU; mark_page_dirty_in_slot",
         needs=("sync_mmu",),
     ),
-    race(
+    _paged(
+        "fetch_later",
         "pages-fetched-later",
         "Guests that meet a page for which userfaultfd is in charge wait until it is fetched, and "
         "go on with its content.",
-        (_ONE.create(),),
-        (
-            host(
-                change("fetch_later", "a", 0),
-                change("settle", "a", 0),
-                change("fetch_later", "a", 0, 2),
-                change("settle", "a", 0, 2),
-                rounds=12,
-            ),
-            host(_NEXT.create(), _NEXT.delete(), rounds=10),
-        ),
-        _VCPUS,
-        source="KVM_CAP_SYNC_MMU; userfaultfd.rst; hva_to_pfn: mmu_invalidate_retry_gfn",
-        needs=("sync_mmu",),
+        "userfaultfd.rst; hva_to_pfn: mmu_invalidate_retry_gfn",
     ),
-    race(
+    _paged(
+        "guard",
         "guarded-pages",
         "Whatever a guest writes to pages that userfaultfd guards is held up first, and is there "
         "afterwards.",
-        (_ONE.create(),),
-        (
-            host(
-                change("guard", "a", 0),
-                change("settle", "a", 0),
-                change("guard", "a", 0, 2),
-                change("settle", "a", 0, 2),
-                rounds=12,
-            ),
-            host(_NEXT.create(), _NEXT.delete(), rounds=10),
-        ),
-        _VCPUS,
-        source="KVM_CAP_SYNC_MMU; userfaultfd.rst, Write Protect Notifications; change_protection",
-        needs=("sync_mmu",),
+        "userfaultfd.rst, Write Protect Notifications; change_protection",
     ),
     race(
         "migrating",

@@ -1,14 +1,13 @@
 """``vmm matrix``: several results side by side."""
 
-import os
 from pathlib import Path
 
 import click
 
 from vmm.cli.command import Writing
+from vmm.cli.input.files import files_under
 from vmm.cli.input.results import result_from
 from vmm.cli.options.required import FILE
-from vmm.cli.output.errors import Unusable, usable
 from vmm.cli.output.writing import spare, written
 
 
@@ -35,19 +34,8 @@ def matrix(results: tuple[Path, ...], file: str) -> None:
     """
     from vmm.report.matrix import SavedResult, matrix_text
 
-    paths = [path for each in results for path in _files(each)]
+    paths = [path for each in results for path in files_under(each, "*.json", "result")]
     spare(paths, [file])
     every = [SavedResult(result_from(path), path.name) for path in paths]
     with written(Path(file)) as stream:
         stream.write(matrix_text(every))
-
-
-def _files(path: Path) -> list[Path]:
-    """Return a file, or the result files in a folder. Raises Unusable if it has none."""
-    if not os.path.isdir(path):
-        return [path]
-    with usable(path):
-        found = sorted(path.glob("*.json"))
-    if not found:
-        raise Unusable(f"{path}: no result there: a result's name ends in .json")
-    return found

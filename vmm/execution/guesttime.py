@@ -17,8 +17,6 @@ GUEST_LIMIT_S = 5.0
 _TICKS = 4
 _SIGNAL = signal.SIGALRM
 
-_thread, _now = threading.get_ident, time.monotonic
-
 
 class GuestEndlessError(Exception):
     """A guest was still running when its time was over."""
@@ -54,11 +52,11 @@ class GuestClock:
 
     def begin(self) -> None:
         """Start the time of this thread's guest."""
-        self._since[_thread()] = _now() - self.paused_s
+        self._since[threading.get_ident()] = self._now_s()
 
     def end(self) -> None:
         """Stop the time of this thread's guest, which has left KVM_RUN."""
-        self._since.pop(_thread(), None)
+        self._since.pop(threading.get_ident(), None)
 
     def check(self) -> None:
         """Raise GuestEndlessError if the time of this thread's guest is over."""

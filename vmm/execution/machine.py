@@ -151,8 +151,6 @@ class Machine:
 
     def set_region(self, op: SetUserMemoryRegion) -> AnyOutcome:
         """Issue KVM_SET_USER_MEMORY_REGION or ..._REGION2."""
-        if op.caller == "owner" and not op.fail_nth:
-            return self._issue_region(op)
         if op.caller == "forked-child":
             return _in_forked_child(lambda: self._set_region(op))
         return self._set_region(op)

@@ -171,7 +171,7 @@ def _history(
             history = tried
         if verdict.difference is not None or (hangs and is_bad):
             break
-    if history is not None and not is_ending(finding.identity):
+    if history is not None and not hangs:
         # What our own time limit cut short shows nothing, least of all a hang.
         return None if judge(history).reason.startswith(HUNG) else history
     return history

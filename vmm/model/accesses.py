@@ -251,16 +251,17 @@ class Accesses:
                 continue
             self._slots.hit(piece.slot)
             if self._reads_make_dirty and piece.kind == "memory":
-                page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
-                self._tracking.read(vcpu, piece.slot, page)
+                self._may_be_logged(vcpu, piece.slot, piece)
 
     def _was_begun(self, op: Touch, pieces: Iterable[Piece]) -> None:
         """Note that a vCPU stopped amid an access: what it reached may be mapped, and so logged."""
         self.was_read(op.vcpu, pieces)
         for piece in pieces:
             if op.access == "write" and piece.slot is not None and not leaves_memory(piece, True):
-                page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
-                self._tracking.read(op.vcpu, piece.slot, page)
+                self._may_be_logged(op.vcpu, piece.slot, piece)
+
+    def _may_be_logged(self, vcpu: int, slot: Memslot, piece: Piece) -> None:
+        self._tracking.read(vcpu, slot, piece.gpa // PAGE_SIZE_BYTES - slot.base_gfn)
 
     def was_walked(self, vcpu: int, piece: Piece) -> None:
         """Note that a page table entry was used: nested paging may log that as a write."""

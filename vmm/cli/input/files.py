@@ -104,10 +104,16 @@ def histories_from(path: Path, limits: Limits = USUAL) -> Iterator[HistoryText]:
 
 def history_files(path: Path) -> list[Path]:
     """Return a file, or the history files in a folder. Raises Unusable if it has none."""
+    return files_under(path, "**/*.jsonl", "history")
+
+
+def files_under(path: Path, names: str, what: str) -> list[Path]:
+    """Return a file, or those in a folder whose names match. Raises Unusable if it has none."""
     if not os.path.isdir(path):
         return [path]
     with usable(path):
-        files = sorted(path.rglob("*.jsonl"))
-    if not files:
-        raise Unusable(f"{path}: no history there: a history's name ends in .jsonl")
-    return files
+        found = sorted(path.glob(names))
+    if not found:
+        suffix = names.rpartition("*")[2]
+        raise Unusable(f"{path}: no {what} there: a {what}'s name ends in {suffix}")
+    return found
