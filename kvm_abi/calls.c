@@ -142,9 +142,15 @@ static int64_t abi_read_code(const struct kvm_run *run)
     return ABI_EXIT_CODES | (int64_t)mmio->phys_addr | (int64_t)mmio->len << 52;
 }
 
-static int64_t abi_run(int fd, const struct kvm_run *run)
+struct abi_vcpu {
+    int fd;
+    const struct kvm_run *run;
+};
+
+static int64_t abi_run(const struct abi_vcpu *vcpu)
 {
-    int result = abi_ioctl_value(fd, ABI_KVM_RUN, 0);
+    const struct kvm_run *run = vcpu->run;
+    int result = abi_ioctl_value(vcpu->fd, ABI_KVM_RUN, 0);
 
     if (result)
         return result;

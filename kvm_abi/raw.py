@@ -57,7 +57,7 @@ It returns 0, or what `region_error` takes. As the most frequent call it has no 
 """
 
 issue_run = _lib.abi_run
-"""Issue KVM_RUN: fd, and the `struct kvm_run *` of the vCPU, in a mapping of two pages or more.
+"""Issue KVM_RUN on what `runnable` returned.
 
 It returns 0 for an exit, or a number from `EXIT_CODES` on that stands for all of that exit; or what
 `run_error` takes.
@@ -207,6 +207,11 @@ def new(declaration: str, *init: Any) -> CData:
     `declaration` is a C pointer or array type: `"struct kvm_regs *"`, `"uint8_t[64]"`.
     """
     return _new(declaration, *init)
+
+
+def runnable(fd: int, address: int) -> CData:
+    """Return a vCPU for `issue_run`. `address` is that of its mapping of two pages or more."""
+    return _new("struct abi_vcpu *", (fd, _ffi.cast("struct kvm_run *", address)))
 
 
 def size_of(ctype: str | Any) -> int:

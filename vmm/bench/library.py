@@ -4,6 +4,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain, repeat
 
 from kvm_abi.raw import MOST_INTERRUPTIONS, KvmError
 from kvm_abi.uapi import Cap, MemFlag
@@ -67,16 +68,19 @@ def _run_often(vcpu: Vcpu, times: int) -> None:
 
     EINTR is none of them: KVM_RUN has it when somebody stops this process and lets it continue.
     """
-    run, left, interruptions = vcpu.run, times, 0
-    while left:
+    run, interruptions = vcpu.run, 0
+    wanted: Iterator[None] = repeat(None, times)
+    while True:
         try:
-            while left:
+            for _ in wanted:
                 run()
-                left -= 1
         except KvmError as error:
             interruptions += 1
             if error.errno != errno.EINTR or interruptions > MOST_INTERRUPTIONS:
                 raise
+            wanted = chain((None,), wanted)
+        else:
+            return
 
 
 class _Work:

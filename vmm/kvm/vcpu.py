@@ -46,6 +46,7 @@ class Vcpu(VcpuState):
             raise
         super().__init__(fd, address, mmap_size_bytes)
         self._ring: DirtyRing | None = None
+        self._runnable = raw.runnable(fd, address)
         self._mmio_loop = MmioLoop(fd)
 
     def close(self) -> None:
@@ -61,6 +62,7 @@ class Vcpu(VcpuState):
         if self._fd < 0:
             return
         self._run = self._memory = None
+        self._runnable.fd = -1
         self._exit_regs = self._next_sregs = None
         if self._ring is not None:
             self._ring.close()
@@ -136,16 +138,18 @@ class Vcpu(VcpuState):
         ...     vcpu.run()
         Io(port=16, data=b'\x03', is_write=True, size_bytes=1, count=1)
         """
-        run = self._run
-        if run is None:
-            raise ValueError("the vCPU is closed")
-        number = raw.issue_run(self._fd, run)
-        if number in _KNOWN_EXITS:  # Quicker than `get`: a method has to be found first.
+        number = raw.issue_run(self._runnable)
+        # After a guest every step of Python is slow: the usual way has as few of them as possible.
+        try:
             return _KNOWN_EXITS[number]
+        except KeyError:
+            pass
         return self._exit_of(number)
 
     def _exit_of(self, number: int) -> VcpuExit:
         """Return the exit in `kvm_run` for an answer to KVM_RUN, and keep it if it has a number."""
+        if self._run is None:  # The descriptor is -1 then, which KVM_RUN refuses.
+            raise ValueError("the vCPU is closed")
         if number and number < raw.EXIT_CODES:
             raise raw.run_error(number)
         leaving = self.last_exit()

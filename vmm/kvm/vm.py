@@ -140,15 +140,15 @@ class Vm(Closing):
         EEXIST File exists
         """
         # This is the most frequent call, so it avoids properties and needless calls.
-        fd = self._fd if self._fd >= 0 else self.fd
         if type(userspace_addr) is HostAddress:
             mapping = userspace_addr.mapping
             hva = mapping.address_of(userspace_addr.offset)
         else:
             mapping = None
             hva = userspace_addr if type(userspace_addr) is int else _hva(userspace_addr)
-        result = raw.issue_region(fd, slot, flags, guest_phys_addr, memory_size, hva)
+        result = raw.issue_region(self._fd, slot, flags, guest_phys_addr, memory_size, hva)
         if result:
+            _ = self.fd  # Raises an error of its own if the VM is closed.
             raise raw.region_error(result, slot, flags, guest_phys_addr, memory_size, hva)
         if not memory_size:
             self._pinned.pop(slot, None)

@@ -133,7 +133,8 @@ def _layouts() -> dict[str, int]:
 
 def _structures() -> dict[str, Any]:
     """Return cffi's description of every structure, by its C name."""
-    return {f"struct {name}": ffi.typeof(f"struct {name}") for name in ffi.list_types()[1]}
+    kernels = (name for name in ffi.list_types()[1] if not name.startswith("abi_"))
+    return {f"struct {name}": ffi.typeof(f"struct {name}") for name in kernels}
 
 
 def _parts(ctype: Any) -> Iterator[Any]:
