@@ -91,6 +91,8 @@ def test_closing_a_vm_frees_its_mappings_and_vcpus(kvm: Kvm, memory: HostMapping
         vcpu.run()
     with pytest.raises(ValueError, match="the VM is closed"):
         vm.create_vcpu(1)
+    with pytest.raises(ValueError, match="the VM is closed"):
+        vm.set_user_memory_region(0, 0, 0, 0, 0)
 
 
 def test_everything_closes_in_any_order(kvm: Kvm) -> None:
