@@ -150,7 +150,10 @@ class Vm(Closing):
         else:
             mapping = None
             hva = userspace_addr if type(userspace_addr) is int else _hva(userspace_addr)
-        result = raw.issue_region(self._fd, slot, flags, guest_phys_addr, memory_size, hva)
+        try:
+            result = raw.issue_region(self._fd, slot, flags, guest_phys_addr, memory_size, hva)
+        except (TypeError, OverflowError) as error:
+            raise raw.region_misfit(error, slot, flags, guest_phys_addr, memory_size, hva) from None
         if result:
             if result == _NO_FILE:
                 _ = self.fd  # Raises an error of its own if the VM is closed.
