@@ -32,6 +32,7 @@ _LONG = pytest.mark.long
             "racing-two-mappings-of-one-file", "old-place-seen-for-20-runs:every=5", marks=_LONG
         ),
         pytest.param("racing-truncate", "truncation-missed:every=3", marks=_LONG),
+        pytest.param("racing-file-over-memory", "file-over-memory-missed:every=9", marks=_LONG),
         pytest.param("racing-memory-moved-away", "moving-away-missed:every=3", marks=_LONG),
         pytest.param("racing-pages-fetched-later", "fetching-parts-the-guest:every=3", marks=_LONG),
         pytest.param("racing-ring", "ring-page-wrong:every=200", marks=_LONG),

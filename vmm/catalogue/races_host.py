@@ -9,6 +9,7 @@ from vmm.scenario.operations import (
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
+    ChangeHostMemory,
     CloseGuestMemfd,
     CreateGuestMemfd,
     GetDirtyLog,
@@ -19,6 +20,7 @@ from vmm.scenario.operations import (
     Inspect,
     KvmclockCtrl,
     Mapping,
+    Place,
     PunchGuestMemfd,
     Race,
     Scenario,
@@ -67,6 +69,8 @@ _FILE = Mapping("file", 4, "memfd")
 _AGAIN = Mapping("again", 4, "memfd", of="file")
 _FIRST = Slot(1, _GFN, at("file"), pages=4)
 _SECOND = Slot(2, _GFN + 8, at("again"), pages=4)
+_SECOND_ID = Slot(3, _GFN + 16, at("file"), pages=4)
+_THIRD = Slot(3, _GFN + 16, at("a", 2), pages=2)
 _BOTH = (_GFN, _GFN + 8, _GFN + 1, _GFN + 9)
 
 
@@ -90,6 +94,11 @@ def _paged(how: HostChangeKind, name: str, why: str, source: str) -> Scenario:
         source=f"KVM_CAP_SYNC_MMU; {source}",
         needs=("sync_mmu",),
     )
+
+
+def _over(page: int, source: int, pages: int = 1) -> ChangeHostMemory:
+    """Map pages of the file over pages of the mapping `a`."""
+    return ChangeHostMemory(at("a", page), pages, "map_file", at("file", source))
 
 
 SCENARIOS = (
@@ -214,6 +223,69 @@ SCENARIOS = (
         _VCPUS,
         source="KVM_CAP_SYNC_MMU; mmu_invalidate_retry_gfn",
         needs=("sync_mmu",),
+    ),
+    race(
+        "file-over-memory",
+        "Once pages of a file are mapped over memory in use, guests see the file; what they write "
+        "there is in the file, and not in the memory that comes next.",
+        (_ONE.create(), _SECOND_ID.create()),
+        (
+            host(
+                _over(0, 1),
+                change("map_fresh", "a", 0),
+                _over(0, 0, 2),
+                _over(0, 2, 2),
+                change("unmap", "a", 0, 2),
+                change("map", "a", 0, 2),
+                rounds=12,
+            ),
+            host(HostWrite(at("file", 1), 7), _NEXT.create(), _NEXT.delete(), rounds=10),
+        ),
+        (writer(0, _GFN, _GFN + 1), writer(1, _GFN, _GFN + 16, _GFN + 17, _GFN + 18)),
+        source="KVM_CAP_SYNC_MMU; mmu_invalidate_retry_gfn",
+        mappings=(A, B, _FILE),
+        needs=("sync_mmu",),
+    ),
+    race(
+        "file-over-memory-and-log",
+        "A slot under which a file and fresh memory take turns loses no write from its log, "
+        "wherever it is moved.",
+        (_LOGGED.create(),),
+        (
+            host(_over(0, 1, 2), change("map", "a", 0, 2), rounds=12),
+            host(
+                *(GetDirtyLog(1), _LOGGED.move(_GFN + 4), GetDirtyLog(1), _LOGGED.move(_GFN)),
+                rounds=0,
+                pause=1,
+            ),
+        ),
+        (writer(0, _GFN, _GFN + 4), writer(1, _GFN + 1, _GFN + 5)),
+        GetDirtyLog(1),
+        source="KVM_CAP_SYNC_MMU; mark_page_dirty_in_slot",
+        mappings=(A, _FILE),
+        needs=("sync_mmu",),
+    ),
+    race(
+        "merged-pages",
+        "While the kernel merges equal pages, and parts those that the host or a guest writes, "
+        "guests see what was written last.",
+        (_ONE.create(), Slot(2, _GFN + 8, at("a", 2), pages=4).create()),
+        (
+            host(
+                change("map_fresh", "a", 0, 6),
+                change("merge", "a", 0, 6),
+                HostWrite(Place("a", 4 * PAGE_SIZE_BYTES + 0x300), 7),
+                change("drop", "a", 1),
+                rounds=3,
+            ),
+            host(_THIRD.create(), _THIRD.delete(), rounds=0),
+        ),
+        (
+            writer(0, _GFN, _GFN + 1),
+            GuestThread(tuple(read(_GFN + page, 0x300, 1) for page in (8, 9, 10, 11))),
+        ),
+        source="KVM_CAP_SYNC_MMU; write_protect_page; replace_page: mmu_notifier",
+        needs=("sync_mmu", "ksm"),
     ),
     race(
         "page-out",

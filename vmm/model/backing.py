@@ -116,12 +116,23 @@ class Backing:
         made = self._mappings.get(mapping)
         return made.of or mapping if made else mapping
 
-    def views(self, mapping: str, page: int) -> Iterator[str]:
-        """Yield the mappings that were created to show the file page of a mapping's page."""
-        file = self.file_of(mapping)
+    def store(self, mapping: str, page: int) -> PageKey:
+        """Return the page of the mapping that holds what a page shows, which may be itself."""
+        shown = None if self._host.are_plain else self._host.shown(mapping, page)
+        if shown is not None and shown.file:
+            return shown.file, shown.page
+        return self.file_of(mapping), page
+
+    def views(self, store: PageKey) -> Iterator[PageKey]:
+        """Yield the pages of mappings that show what a page holds."""
+        holder, page = store
         for name, made in self._mappings.items():
-            if page < made.pages and self.file_of(name) == file:
-                yield name
+            is_made_so = page < made.pages and self.file_of(name) == holder
+            if is_made_so and self.store(name, page) == store:
+                yield name, page
+        for view in self._host.viewers(holder, page):
+            if self.file_of(view[0]) != holder:
+                yield view
 
     @property
     def names(self) -> list[str]:
@@ -193,20 +204,29 @@ class Backing:
         if op.how not in ("truncate", "extend"):
             return [(name, page) for page in range(first, first + op.pages)]
         file = self.file_of(name)
-        return [
-            (view, page)
-            for view, made in self._mappings.items()
-            if self.file_of(view) == file
-            for page in range(first, made.pages)
-        ]
+        pages = range(first, first + op.pages)
+        return [view for page in pages for view in self._made_to_show(file, page)]
+
+    def _made_to_show(self, file: str, page: int) -> Iterator[PageKey]:
+        """Yield the pages that were created to show a page of a file, or show it now."""
+        for name, made in self._mappings.items():
+            if page < made.pages and self.file_of(name) == file:
+                yield name, page
+        for view in self._host.viewers(file, page):
+            if self.file_of(view[0]) != file:
+                yield view
 
     def emptied(self, op: ChangeHostMemory) -> list[PageKey]:
         """Return the pages that read as zeros after a change in a race that comes next."""
         if op.how in ("truncate", "extend"):
             return list(self._host.cut_off(op))
-        is_own = self._host.is_own(op.place.mapping)
-        loses = op.how == "punch" or (op.how in ("drop", "unmap", "map", "map_fresh") and is_own)
-        return self.affected(op) if loses else []
+        if op.how == "punch":
+            return self.affected(op)
+        if not self._host.is_own(op.place.mapping):
+            return []
+        if op.how == "drop":  # A page that shows a file goes on showing it.
+            return [key for key in self.affected(op) if self.store(*key) == key]
+        return self.affected(op) if op.how in ("unmap", "map", "map_fresh") else []
 
     def locate(self, hva: Hva, offset: int) -> Place | None:
         """Return the place ``offset`` bytes after an hva; None if no memory is mapped there."""

@@ -129,6 +129,10 @@ class Contents:
             del self._lines[key]
             self._vague.clear(key)
 
+    def hide(self, mapping: str, page: int) -> None:
+        """Note that the own memory of a page is gone, since the page shows a file."""
+        self._clear(mapping, page)
+
     def change(self, op: ChangeHostMemory) -> None:
         """Apply a change of what pages show."""
         host, mapping = self._host, op.place.mapping

@@ -292,9 +292,14 @@ class Model:
         the pages that are zeros now, ``clocks`` what KVM may have written.
         """
         for mapping, page in emptied:
-            self._contents.write(mapping, page * PAGE_SIZE_BYTES, bytes(PAGE_SIZE_BYTES))
+            if self._backing.store(mapping, page)[0] != self._backing.file_of(mapping):
+                self._contents.hide(mapping, page)
+            else:
+                self._contents.write(mapping, page * PAGE_SIZE_BYTES, bytes(PAGE_SIZE_BYTES))
         for mapping, offset in written:
-            self._contents.blur(mapping, offset, size)
+            page = offset // PAGE_SIZE_BYTES
+            if self._backing.store(mapping, page)[0] == self._backing.file_of(mapping):
+                self._contents.blur(mapping, offset, size)
         self._contents.forget_changes()
         for write in clocks:
             self._contents.kernel_writes(write, surely=False)

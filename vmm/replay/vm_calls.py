@@ -164,11 +164,8 @@ def _cap(argument: str, fields: Mapping[str, str]) -> EnableCap | None:
     number = CAPABILITIES.get(text, number_of(text))
     if number is None:
         return None
-    if number not in _CAPS:
+    if number not in _CAPS or number_of(fields.get("flags", "0")):
         raise NotOfSlots
-    flags = number_of(fields.get("flags", "0"))
     first = _FIRST.match(argument.partition("args=")[2])
     value = None if first is None else number_of(first[1])
-    if value is None or flags is None:
-        return None
-    return EnableCap(_CAPS[number], value, flags)
+    return None if value is None else EnableCap(_CAPS[number], value)

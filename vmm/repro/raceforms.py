@@ -106,7 +106,7 @@ class _Form:
         parts.append(_array(f"static const int {name}_page_owners", map(str, tables.page_owners())))
         mappings = [self._account.names.variable(m.name) for m in self._account.names.mappings[:-1]]
         parts.append(_array(f"static struct mapping *const {name}_mappings", mappings))
-        pages = [f"{{{self._account.names.variable(m)}, {page}}}" for m, page in tables.pages]
+        pages = list(map(self._page, tables.pages))
         parts.append(_array(f"static const struct race_page {name}_pages", pages))
         counts = (
             len(hosts),
@@ -158,6 +158,11 @@ class _Form:
         pages = self._tables.pages
         reach = [_REACH[row.reach[page]] for row in table.rows for page in pages]
         loss = [_loss(row, page) for row in table.rows for page in pages]
+        shows = ""
+        if self._tables.shows_anew:
+            self._account.use("raceshows")
+            stores = [self._page(row.shows.get(page, page)) for row in table.rows for page in pages]
+            shows = _array(f"static const struct race_page {name}_shows", stores)
         return "".join(
             (
                 *functions,
@@ -167,12 +172,14 @@ class _Form:
                 _array(f"static const bool {name}_between", between),
                 _array(f"static const unsigned char {name}_reach", reach),
                 _array(f"static const unsigned char {name}_loss", loss),
+                shows,
             )
         )
 
     def _host_row(self, number: int) -> str:
         name, table = f"{self._name}_host_{number}", self._tables.threads[number]
         thread = self._race.hosts[number]
+        shows = f", {name}_shows" if self._tables.shows_anew else ""
         counts = (
             len(thread.operations),
             thread.rounds,
@@ -182,7 +189,7 @@ class _Form:
         )
         return (
             f"{{{name}, {', '.join(map(str, counts))}, {name}_calls, {name}_places, "
-            f"{name}_between, {name}_reach, {name}_loss}}"
+            f"{name}_between, {name}_reach, {name}_loss{shows}}}"
         )
 
     def _operation(self, name: str, op: HostAction, table: Table) -> tuple[str, str]:
@@ -227,6 +234,9 @@ class _Form:
         if not self._sizes:
             self._sizes = dict(self._tables.slot_pages)
         return self._sizes.get(slot, 0) + 1
+
+    def _page(self, key: PageKey) -> str:
+        return f"{{{self._account.names.variable(key[0])}, {key[1]}}}"
 
     def _place(self, place: MaybeTranslation) -> str:
         if place is None:

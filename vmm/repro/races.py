@@ -28,6 +28,9 @@ from vmm.scenario.operations import (
 _MOST_ROUNDS = 8
 """The state has to repeat within this many rounds of a thread."""
 
+_AT_FIRST = (-1, 0)
+"""Before any call of a race."""
+
 _LEAST_ROUNDS = 2
 """The least number of rounds of a thread that goes on until others have ended."""
 
@@ -49,6 +52,9 @@ class Row:
     places: tuple[MaybeTranslation, ...]
     between: tuple[bool, ...]
     reach: dict[PageKey, Access]
+    shows: dict[PageKey, PageKey] = field(default_factory=dict)
+    """What pages show that show something else at some time."""
+
     cleared: tuple[PageKey, ...] = ()
     losing: tuple[PageKey, ...] = ()
     """The pages to which writes may be lost while the call is under way."""
@@ -97,6 +103,11 @@ class RaceTables:
     clock_writes: tuple[ClockWrite, ...] = ()
     """What KVM may write at any place where its clocks may be."""
 
+    @property
+    def shows_anew(self) -> bool:
+        """Whether any page shows something else at some time."""
+        return any(row.shows for table in self.threads for row in table.rows)
+
     def emptied(self) -> Iterator[PageKey]:
         """Yield the pages whose content the host discards."""
         for table in self.threads:
@@ -115,7 +126,8 @@ class RaceTables:
         """Return the thread that changes each page, or -1. Raises InexpressibleError."""
 
         def state(row: Row, page: PageKey) -> object:
-            return row.reach.get(page), page in row.cleared, page in row.losing
+            shows = row.shows.get(page)
+            return row.reach.get(page), shows, page in row.cleared, page in row.losing
 
         return [self._owner(partial(state, page=page)) for page in self.pages]
 
@@ -157,6 +169,7 @@ def tables_of(
     )
     for table in tables:
         _fill(table, pages, host)
+    stores = _stores_of(tables)
     return RaceTables(
         race,
         views,
@@ -164,13 +177,26 @@ def tables_of(
         tables,
         logs,
         tuple(sizes.items()),
-        frozenset(_written(race, views, tables)),
+        frozenset(_written(race, views, tables, stores)),
         bool(host.tracking.manual),
         host.tracking.ring is not None,
         host.tracking.features.reads_make_dirty,
         tuple(_clocks(race, views, clocks)),
-        tuple(_clock_writes(views, tables, clocks)),
+        tuple(_clock_writes(views, tables, clocks, stores)),
     )
+
+
+_Stores = dict[PageKey, tuple[PageKey, ...]]
+"""For each page that shows something else at some time, all that it shows."""
+
+
+def _stores_of(tables: Iterable[Table]) -> _Stores:
+    found: dict[PageKey, dict[PageKey, None]] = {}
+    for table in tables:
+        for row in table.rows:
+            for page, store in row.shows.items():
+                found.setdefault(page, {})[store] = None
+    return {page: tuple(stores) for page, stores in found.items()}
 
 
 def _clocks(race: Race, views: tuple[View, ...], clocks: Iterable[RaceClock]) -> Iterator[ClockOf]:
@@ -181,14 +207,18 @@ def _clocks(race: Race, views: tuple[View, ...], clocks: Iterable[RaceClock]) ->
 
 
 def _clock_writes(
-    views: tuple[View, ...], tables: tuple[Table, ...], clocks: Iterable[RaceClock]
+    views: tuple[View, ...],
+    tables: tuple[Table, ...],
+    clocks: Iterable[RaceClock],
+    stores: _Stores,
 ) -> Iterator[ClockWrite]:
     for _, clock, gpa in clocks:
         at = views.index((0, gpa // PAGE_SIZE_BYTES))
         for place in dict.fromkeys(row.places[at] for table in tables for row in table.rows):
             if isinstance(place, Translation) and not place.readonly:
-                offset = place.page * PAGE_SIZE_BYTES + gpa % PAGE_SIZE_BYTES
-                yield ClockWrite(place.mapping, offset, clock)
+                key = place.mapping, place.page
+                for mapping, page in stores.get(key, (key,)):
+                    yield ClockWrite(mapping, page * PAGE_SIZE_BYTES + gpa % PAGE_SIZE_BYTES, clock)
 
 
 def _taken_over(log: Logging) -> Iterator[tuple[int, bool]]:
@@ -197,11 +227,14 @@ def _taken_over(log: Logging) -> Iterator[tuple[int, bool]]:
 
 
 def _fill(table: Table, pages: Iterable[PageKey], host: HostSide) -> None:
-    """Complete each row: what access the host has to each page, also before its first change."""
+    """Complete each row: what each page shows, and how it may be accessed, before any change."""
     for page in pages:
         reach: Access = host.presence[page].first
+        shown = next(iter(host.stores(*page, _AT_FIRST)))
         for row in table.rows:
             reach = row.reach.setdefault(page, reach)
+            if page in host.shown_anew:
+                shown = row.shows.setdefault(page, shown)
 
 
 class _Player:
@@ -254,7 +287,7 @@ class _Player:
             for slot in self._host.slots
         ]
         reach = {page: track.last for page, track in self._host.presence.items()}
-        return slots, reach
+        return slots, reach, self._host.shown_now()
 
     def _call(self, op: HostAction) -> Row:
         host = self._host
@@ -297,7 +330,8 @@ class _Player:
         if not all(map(host.is_host_memory, places)):
             raise InexpressibleError("a vCPU reaches private memory in a race")
         reach = {page: track.last for page, track in host.presence.items()}
-        return Row(answers, places, tuple(between) or (False,) * len(places), reach)
+        between = tuple(between) or (False,) * len(places)
+        return Row(answers, places, between, reach, host.shown_now())
 
     def _logged(self, before: Sequence[tuple[Logging, object, int]]) -> Logged:
         host = self._host
@@ -316,19 +350,25 @@ class _Player:
 
 
 def _written(
-    race: Race, views: tuple[View, ...], tables: tuple[Table, ...]
+    race: Race, views: tuple[View, ...], tables: tuple[Table, ...], stores: _Stores
 ) -> Iterator[tuple[str, int]]:
+    """Yield each word that may be written, by the mapping whose page holds it."""
+    for name, page, at in _written_places(race, views, tables):
+        for mapping, held in stores.get((name, page), ((name, page),)):
+            yield mapping, held * PAGE_SIZE_BYTES + at
+
+
+def _written_places(
+    race: Race, views: tuple[View, ...], tables: tuple[Table, ...]
+) -> Iterator[tuple[str, int, int]]:
     for host in race.hosts:
         for op in host.operations:
             if isinstance(op, HostWrite):
-                yield op.place.mapping, op.place.offset
+                yield op.place.mapping, *divmod(op.place.offset, PAGE_SIZE_BYTES)
     for guest in race.guests:
         for step in guest.program:
             if isinstance(step, Touch) and step.access == "write":
                 at = views.index(view_of(step))
                 for place in {row.places[at] for table in tables for row in table.rows}:
                     if isinstance(place, Translation) and not place.readonly:
-                        yield (
-                            place.mapping,
-                            place.page * PAGE_SIZE_BYTES + step.gpa % PAGE_SIZE_BYTES,
-                        )
+                        yield place.mapping, place.page, step.gpa % PAGE_SIZE_BYTES

@@ -44,12 +44,8 @@ MAX_HOST_THREADS = 4
 MAX_PAUSE = 100
 
 _BACKED = ("anonymous", "shared", "memfd", "thp", "hugetlb")
-JUDGED_CHANGES = (
-    *("drop", "punch", "unmap", "map", "forbid", "allow"),
-    *("write_protect", "page_out", "collapse", "map_fresh", "fork", "reap"),
-    *("truncate", "extend", "move_away", "move_back", "fetch_later", "guard", "settle"),
-)
-"""The kinds of change that can be judged while other threads use the memory."""
+_OVER = ("map_fresh", "map_file")
+"""The changes that map other memory over pages."""
 
 _TAKES = ("unmap", "forbid", "write_protect")
 """The changes that keep accesses from pages for as long as the host likes."""
@@ -57,13 +53,7 @@ _TAKES = ("unmap", "forbid", "write_protect")
 _EMPTIES = ("punch", "truncate", "extend")
 """The changes after which a file itself has lost content."""
 
-TWO_FILES = "a page would show one file or another, and of each page the words of one are followed"
-
-NOT_JUDGED: Mapping[str, str] = {
-    "map_file": TWO_FILES,
-    "merge": "the kernel merges pages when it likes, and long after a race",
-}
-"""Why the other kinds of change cannot be judged in a race."""
+TWO_FILES = "whether a page still shows its file, or a copy, would have to be followed"
 
 _OF_A_SLOT = SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog
 
@@ -158,11 +148,8 @@ def _host_problem(host: HostThread, guests: int, mappings: Mappings, spaces: Seq
             return f".operations[{index}].bitmap: a writable one is needed"
         if isinstance(op, ClearDirtyLog) and op.bitmap != "readable":
             return f".operations[{index}].bitmap: a readable one is needed"
-        if isinstance(op, ChangeHostMemory) and op.how not in JUDGED_CHANGES:
-            why = NOT_JUDGED[op.how]
-            return f".operations[{index}].how: {op.how!r} is not judged in a race: {why}"
         if _hides_a_file(op, mappings):
-            what = "'map_fresh' takes anonymous memory in a race"
+            what = f"{_how(op)!r} takes anonymous memory in a race"
             return f".operations[{index}].how: {what}: {TWO_FILES}"
         if isinstance(op, HarvestDirtyRing) and op.vcpu >= guests:
             return f".operations[{index}].vcpu: the race has {guests}"
@@ -213,7 +200,8 @@ def _undoing_problem(host: HostThread) -> str:
         if how in used and any(undone == each for each, *_ in done):
             return f".operations: a thread ends each {how!r} by {undone!r}"
     for index, op in enumerate(host.operations):
-        if _how(op) in _TAKES and isinstance(op, ChangeHostMemory) and op.place.mapping in meant:
+        takes = _how(op) in _TAKES or _how(op) == "map_file"
+        if takes and isinstance(op, ChangeHostMemory) and op.place.mapping in meant:
             return f".operations[{index}].how: {op.how!r} takes a mapping whose pages stay"
     return ""
 
@@ -225,7 +213,7 @@ def _how(op: HostAction) -> HostChangeKind | None:
 def _hides_a_file(op: HostAction, mappings: Mappings) -> bool:
     return (
         isinstance(op, ChangeHostMemory)
-        and op.how == "map_fresh"
+        and op.how in _OVER
         and mappings[op.place.mapping].kind != "anonymous"
     )
 
@@ -290,6 +278,22 @@ def _disorder(race: Race, named: Mapping[int, Sequence[Changed]], mappings: Mapp
                 what = f"{kind} {name}{start:#x}"
                 return f".hosts[{number}].operations[{index}]: another thread changes {what}"
             ends[number] = max(ends[number], stop)
+    return _cut_elsewhere(race, mappings)
+
+
+def _cut_elsewhere(race: Race, mappings: Mappings) -> str:
+    """Check that no thread cuts a file that another one maps over pages."""
+    cut: dict[str, int] = {}
+    for number, host in enumerate(race.hosts):
+        for op in host.operations:
+            if isinstance(op, ChangeHostMemory) and op.how in ("truncate", "extend"):
+                cut[mappings[op.place.mapping].of or op.place.mapping] = number
+    for number, host in enumerate(race.hosts):
+        for index, op in enumerate(host.operations):
+            source = op.source if isinstance(op, ChangeHostMemory) else None
+            if source is not None and cut.get(source.mapping, number) != number:
+                where = f".hosts[{number}].operations[{index}].source"
+                return f"{where}: another thread cuts {source.mapping!r}"
     return ""
 
 

@@ -237,8 +237,7 @@ class Extras:
         dice, features = self._dice, self._features
         what = dice.random()
         if what < 0.4:
-            flags = 0 if what >= 0.1 else 1 if what >= 0.05 else 1 << 31
-            return EnableCap("MANUAL_DIRTY_LOG_PROTECT2", dice.pick(_MANUAL_OPTIONS), flags)
+            return EnableCap("MANUAL_DIRTY_LOG_PROTECT2", dice.pick(_MANUAL_OPTIONS))
         if what < 0.6:
             offered = features.quirks & -features.quirks
             next_one = ~features.quirks & features.quirks + 1

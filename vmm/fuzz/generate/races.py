@@ -53,6 +53,8 @@ _TWISTED = 0.4
 """The share of races that have a twist."""
 
 _HUGE_SHARE = 0.15
+_FILE_OVER = 0.6
+_MERGES = 0.05
 
 _KEPT = "kept"
 """The mapping that the host writes to and never takes away."""
@@ -177,6 +179,13 @@ def _change(dice: Dice, features: Features, mappings: Sequence[Mapping]) -> Iter
     if not features.sync_mmu:
         return
     taken = dice.pick([each for each in mappings if each.name != _KEPT and each.of != _KEPT])
+    files = [each for each in mappings if each.kind == "memfd" and not each.of]
+    if taken.kind == "anonymous" and files and dice.chance(_FILE_OVER):
+        yield from _over(dice, taken, dice.pick(files))
+        return
+    if features.ksm and dice.chance(_MERGES) and taken.kind in CHANGES["merge"].kinds:
+        yield ChangeHostMemory(Place(taken.name), taken.pages, "merge")
+        return
     pair = dice.pick(_PAIRS)
     if taken.kind == "thp" and dice.chance(0.5):
         yield ChangeHostMemory(Place(taken.name), taken.pages, "collapse")
@@ -193,6 +202,16 @@ def _change(dice: Dice, features: Features, mappings: Sequence[Mapping]) -> Iter
         )
     for how in pair:
         yield ChangeHostMemory(Place(taken.name, first * PAGE_SIZE_BYTES), pages, how)
+
+
+def _over(dice: Dice, taken: Mapping, file: Mapping) -> Iterator[HostAction]:
+    """Yield a change that maps pages of a file over memory, and now and then one that ends that."""
+    pages = dice.between(1, 3)
+    first, shown = dice.below(_PAGES - pages + 1), dice.below(_PAGES - pages + 1)
+    place = Place(taken.name, first * PAGE_SIZE_BYTES)
+    yield ChangeHostMemory(place, pages, "map_file", Place(file.name, shown * PAGE_SIZE_BYTES))
+    if dice.chance(0.7):
+        yield ChangeHostMemory(place, pages, dice.pick(("map", "map_fresh")))
 
 
 def _moving(

@@ -1,6 +1,6 @@
 """The host's side of a race, applied to the model: which state held where, and when."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf
 from typing import NamedTuple, assert_never
 
@@ -95,7 +95,9 @@ class HostSide:
         self._allowed = state.allowed
         self.unclear = False
         """Whether a guest accesses a gfn for which the rules do not say which memory it reaches."""
-        self.words = MemoryWords(state.contents, state.backing.file_of)
+        self._shows: dict[PageKey, Track[PageKey]] = {}
+        self._writes: list[tuple[str, HostWrite, Interval]] = []
+        self.words = MemoryWords(state.contents, self.stores)
         views = (*_views(race), *((0, gfn) for gfn in gfns))
         self.places = {view: Track(self._reached(view)) for view in views}
         self.presence: dict[PageKey, Track[Access]] = {}
@@ -132,7 +134,26 @@ class HostSide:
             flaw = self.call(operations[number % len(operations)], call, f"host thread {thread}")
             if flaw is not None:
                 return flaw
+        # What a page shows meanwhile is known once all calls are applied.
+        for who, op, interval in self._writes:
+            self.words.write(who, op.place.mapping, op.place.offset, interval, op.value)
         return None
+
+    def stores(self, mapping: str, page: int, interval: Interval) -> Sequence[PageKey]:
+        """Return the pages, by the mapping that holds them, that a page may show in an interval."""
+        track = self._shows.get((mapping, page))
+        if track is None:
+            return (self._backing.store(mapping, page),)
+        return track.within(*interval)
+
+    def shown_now(self) -> dict[PageKey, PageKey]:
+        """Return what the pages show now that show something else at some time."""
+        return {page: track.last for page, track in self._shows.items()}
+
+    @property
+    def shown_anew(self) -> Iterable[PageKey]:
+        """The pages that show something else at some time."""
+        return self._shows
 
     def may_come_to(self, op: HostAction) -> tuple[CallOutcome, ...]:
         """Return the outcomes that the rules allow for a call in the current state."""
@@ -158,7 +179,7 @@ class HostSide:
             case HarvestDirtyRing() | ResetDirtyRings():
                 return self._use_ring(op, call)
             case HostWrite():
-                self.words.write(who, op.place.mapping, op.place.offset, interval, op.value)
+                self._writes.append((who, op, interval))
             case CloseGuestMemfd() | PunchGuestMemfd():
                 return self._use_file(op, call, who)
             case SetMemoryAttributes():
@@ -311,13 +332,22 @@ class HostSide:
 
     def _change_memory(self, op: ChangeHostMemory, interval: Interval, who: str) -> None:
         affected = self._backing.affected(op)
-        for mapping, page in self._backing.emptied(op):
-            self.words.clear_page(who, mapping, page, interval)
+        for key in self._backing.emptied(op):
+            emptied = self._backing.store(*key) if op.how == "punch" else key
+            self.words.clear_page(who, *emptied, interval)
         for key in affected:
             self.presence.setdefault(key, Track(self._backing.access(*key)))
+        if op.how == "map_file":
+            for key in affected:
+                self.words.keep(*key)
+                self._shows.setdefault(key, Track(self._backing.store(*key)))
         if op.how in ("move_away", "fetch_later"):
             self._note_losing(op.how, affected, interval)
         self._backing.follow(op)
+        for key in affected:
+            shows = self._shows.get(key)
+            if shows is not None and shows.last != self._backing.store(*key):
+                shows.change(*interval, self._backing.store(*key))
         if CHANGES[op.how].access is not None or op.how in ("truncate", "extend"):
             for key in affected:
                 self.presence[key].change(*interval, self._backing.access(*key))

@@ -97,8 +97,9 @@ class RaceClocks:
         for _, clock, gpa in self._clocks:
             for place in self._host.places[0, gpa // PAGE_SIZE_BYTES].within(*_EVER):
                 if place is not None and self._writable(place, _EVER):
-                    offset = place.page * PAGE_SIZE_BYTES + gpa % PAGE_SIZE_BYTES
-                    yield ClockWrite(place.mapping, offset, clock)
+                    for holder, page in self._host.stores(place.mapping, place.page, _EVER):
+                        offset = page * PAGE_SIZE_BYTES + gpa % PAGE_SIZE_BYTES
+                        yield ClockWrite(holder, offset, clock)
 
     def words(self) -> set[tuple[str, int]]:
         """Return the words that may hold anything, by mapping and offset."""

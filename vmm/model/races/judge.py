@@ -38,7 +38,7 @@ from vmm.scenario.history import (
     Touched,
     private_fault,
 )
-from vmm.scenario.hostpages import Access as HostAccess
+from vmm.scenario.hostpages import Access as HostAccess, PageKey
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     Execute,
@@ -333,12 +333,13 @@ class RaceJudge:
     def _wrong_content(self, changes: tuple[HostChange, ...]) -> Flaw | None:
         """Compare the final content of the mappings with what was written, and adopt it."""
         written = [
-            (view, page)
-            for file, page in self._host.words.pages()
-            for view in self._backing.views(file, page)
+            view for store in self._host.words.pages() for view in self._backing.views(store)
         ]
+        anew = tuple(self._host.shown_anew)
         found = {
-            key: bytearray(self._page(*key)) for key in written if not self._backing.is_absent(*key)
+            key: bytearray(self._page(*key))
+            for key in (*written, *anew)
+            if not self._backing.is_absent(*key)
         }
         for change in changes:
             page, at = divmod(change.offset, PAGE_SIZE_BYTES)
@@ -348,9 +349,10 @@ class RaceJudge:
         end = 1 << 62
         veiled = {(self._backing.file_of(name), at) for name, at in self._clocks.words()}
         for (mapping, page), data in found.items():
+            holder, held = self._backing.store(mapping, page)
             for at in range(0, PAGE_SIZE_BYTES, WORD_BYTES):
                 offset = page * PAGE_SIZE_BYTES + at
-                if (self._backing.file_of(mapping), offset) in veiled:
+                if (holder, held * PAGE_SIZE_BYTES + at) in veiled:
                     continue
                 value = int.from_bytes(data[at : at + WORD_BYTES], "little")
                 right = self._host.words.values(mapping, offset, end, end + 1)
@@ -358,9 +360,12 @@ class RaceJudge:
                     return _wrong_word(mapping, offset, value, right)
         for change in changes:
             self._contents.write(change.mapping, change.offset, change.data)
-        for key in written:
-            if all(self._backing.is_absent(view, key[1]) for view in self._backing.views(*key)):
-                self._leave_unseen(*key)
+        for key in anew:
+            self._leave_shown_anew(key, found.get(key))
+        for store in self._host.words.pages():
+            views = tuple(self._backing.views(store))
+            if views and all(self._backing.is_absent(*view) for view in views):
+                self._leave_unseen(*store)
         for key in self._host.words.pages():
             if key[0] not in self._mappings:  # The host sees nothing of private memory.
                 self._leave_unseen(*key)
@@ -369,10 +374,17 @@ class RaceJudge:
             self._contents.kernel_writes(write, surely=False)
         return None
 
+    def _leave_shown_anew(self, key: PageKey, data: bytearray | None) -> None:
+        """Adopt the content of a page that other memory was mapped over at some time."""
+        if self._backing.store(*key) != key:
+            self._contents.hide(*key)
+        elif data is not None:
+            self._contents.write(key[0], key[1] * PAGE_SIZE_BYTES, bytes(data))
+
     def _leave_unseen(self, mapping: str, page: int) -> None:
         """Adopt the content of a page that the host cannot read, which may be unknown."""
         words, end = self._host.words, 1 << 62
-        key = self._backing.file_of(mapping), page
+        key = mapping, page
         if words.is_cleared(key):
             self._contents.write(mapping, page * PAGE_SIZE_BYTES, bytes(PAGE_SIZE_BYTES))
         for offset in words.words_of(key):
@@ -384,7 +396,8 @@ class RaceJudge:
                 self._contents.blur(mapping, offset, WORD_BYTES)
 
     def _page(self, mapping: str, page: int) -> bytes:
-        return self._contents.read(mapping, page * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
+        kept = self._host.words.kept(mapping, page)
+        return kept or self._contents.read(mapping, page * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
 
 
 def _accesses(race: Race, outcome: Raced, *, writes: bool) -> Iterator[Access]:

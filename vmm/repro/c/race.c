@@ -49,6 +49,11 @@ struct race_call {
  * page may be fresh memory. */
 enum loss { KEEPS, EMPTIES, LOSES_WRITES, PASSES_FRESH };
 
+struct race_page {
+	struct mapping *mapping;
+	uint64_t page;
+};
+
 /* Row n of each table holds after n calls; from `again` on the rows repeat. */
 struct race_host {
 	const struct race_operation *operations;
@@ -58,6 +63,7 @@ struct race_host {
 	const bool *between;		/* whether a view may be a hole while a call is under way */
 	const unsigned char *reach;	/* of each page */
 	const unsigned char *loss;	/* of the content of each page, by a call */
+	const struct race_page *shows;	/* what each page shows */	/*+ raceshows */
 };
 
 enum step_kind { READS, WRITES, EXECUTES, PRE_FAULTS };
@@ -85,11 +91,6 @@ struct race_log {
 	bool tracked;
 	uint64_t count;
 	const struct race_log_page *pages;
-};
-
-struct race_page {
-	struct mapping *mapping;
-	uint64_t page;
 };
 
 /* A clock of a vCPU, in a view; `surely`: it is written whenever the vCPU runs. */

@@ -33,20 +33,23 @@ static bool is_unknown_word(const struct race *race, const struct mapping *mappi
 static void judge_page(const struct race *race, struct mapping *mapping, uint64_t page)
 {
 	unsigned char *host = mapping->host + page * PAGE;
-	bool written = is_written(mapping, page);
+	struct race_page shown[MOST_STORES];
+	bool written;
 
-	(void)race;
-
-	for (uint64_t at = page * PAGE; at < (page + 1) * PAGE; at += 4) {
+	stores_of(race, tracked_page(race, mapping, page), mapping, page, FOREVER - 1, FOREVER,
+		  shown);
+	written = is_written(shown->mapping, shown->page);
+	for (uint64_t at = 0; at < PAGE; at += 4) {
+		uint64_t offset = shown->page * PAGE + at;
 		uint32_t value;
 
-		if (is_unknown_word(race, mapping, at))	/*+ raceclock */
-			continue;			/*+ raceclock */
-		memcpy(&value, mapping->host + at, sizeof(value));
-		if (written ? !may_hold(mapping, at, FOREVER - 1, FOREVER, value)
-			    : memcmp(mapping->before + at, &value, sizeof(value)))
+		if (is_unknown_word(race, shown->mapping, offset))	/*+ raceclock */
+			continue;					/*+ raceclock */
+		memcpy(&value, host + at, sizeof(value));
+		if (written ? !may_hold(shown->mapping, offset, FOREVER - 1, FOREVER, value)
+			    : memcmp(shown->mapping->before + offset, &value, sizeof(value)))
 			leave(WRONG, "%s+0x%llx holds 0x%08x when all threads have ended",
-			      mapping->name, (unsigned long long)at, value);
+			      mapping->name, (unsigned long long)(page * PAGE + at), value);
 	}
 	memcpy(mapping->expected + page * PAGE, host, PAGE);
 }

@@ -24,7 +24,32 @@ static size_t calls_by(const struct race_worker *host, uint64_t moment, bool sur
 	return low;
 }
 
-enum { MOST_PLACES = 64 };
+enum { MOST_PLACES = 64, MOST_STORES = 8 };
+/*@ raceshows */
+
+/* What a page that a host thread changes may have shown in an interval. */
+static unsigned shown_by(const struct race *race, int page, uint64_t begin, uint64_t end,
+			 struct race_page found[MOST_STORES])
+{
+	int owner = race->page_owners[page];
+	const struct race_host *host = &race->hosts[owner];
+	unsigned count = 0;
+
+	for (size_t i = calls_by(&race_hosts[owner], begin, true);
+	     i <= calls_by(&race_hosts[owner], end, false); i++) {
+		size_t at = row_after(host, i) * race->page_count + page;
+		const struct race_page *shown = &host->shows[at];
+		unsigned j = 0;
+
+		while (j < count && (found[j].mapping != shown->mapping
+				     || found[j].page != shown->page))
+			j++;
+		if (j == count && count < MOST_STORES)
+			found[count++] = *shown;
+	}
+	return count;
+}
+/*@ racejudgeaccesses */
 
 struct places {
 	struct place place[MOST_PLACES];
@@ -64,6 +89,53 @@ static bool may_lose(const struct race *race, int page, uint64_t begin, uint64_t
 		if (host->loss[row_after(host, i) * race->page_count + page] >= least)
 			return true;
 	}
+	return false;
+}
+
+/* What a page may have shown in an interval: itself, or pages of files mapped over it. */
+static unsigned stores_of(const struct race *race, int page, struct mapping *mapping, uint64_t at,
+			  uint64_t begin, uint64_t end, struct race_page found[MOST_STORES])
+{
+	(void)race, (void)page, (void)begin, (void)end;
+	if (page >= 0 && race->page_owners[page] >= 0)		/*+ raceshows */
+		return shown_by(race, page, begin, end, found);	/*+ raceshows */
+	*found = (struct race_page){mapping, at};
+	return 1;
+}
+
+/* The index of a page among those that the race changes, or -1. */
+static int tracked_page(const struct race *race, const struct mapping *mapping, uint64_t page)
+{
+	for (unsigned i = 0; i < race->page_count; i++)
+		if (race->pages[i].mapping == mapping && race->pages[i].page == page)
+			return i;
+	return -1;
+}
+
+/* Notes a write of a word at a place that may show one memory or another meanwhile. */
+static void note_write_at(const struct race *race, int tracked, struct mapping *mapping,
+			  uint64_t offset, const struct window *within, uint32_t value, bool surely)
+{
+	struct race_page stores[MOST_STORES];
+	unsigned count = stores_of(race, tracked, mapping, offset / PAGE, within->begin,
+				   within->end, stores);
+
+	for (unsigned i = 0; i < count; i++)
+		note_write(stores[i].mapping, stores[i].page * PAGE + offset % PAGE, false,
+			   within->begin, within->end, value, surely && count == 1);
+}
+
+/* Whether a word of a page may have held this at some moment of an interval. */
+static bool may_show(const struct race *race, int tracked, struct mapping *mapping,
+		     uint64_t offset, uint64_t begin, uint64_t end, uint32_t value)
+{
+	struct race_page stores[MOST_STORES];
+	unsigned count = stores_of(race, tracked, mapping, offset / PAGE, begin, end, stores);
+
+	for (unsigned i = 0; i < count; i++)
+		if (may_hold(stores[i].mapping, stores[i].page * PAGE + offset % PAGE, begin, end,
+			     value))
+			return true;
 	return false;
 }
 
@@ -148,8 +220,8 @@ static void judge_write(const struct race *race, unsigned cpu, size_t number,
 				     && !may_lose(race, place->tracked, window->begin, window->end,
 						  LOSES_WRITES);
 
-			note_write(place->mapping, place->page * PAGE + step->gpa % PAGE, false,
-				   window->begin, window->end, value, lasts);
+			note_write_at(race, place->tracked, place->mapping,
+				      place->page * PAGE + step->gpa % PAGE, window, value, lasts);
 			note_dirty(place, window->begin, window->end, found.count == 1);
 		}
 		return;
@@ -202,8 +274,9 @@ static bool is_right_read(const struct race *race, const struct race_step *step,
 	for (unsigned i = 0; i < found->count && !met->stopped && !met->exits; i++) {
 		const struct place *place = &found->place[i];
 
-		if (may_hold(place->mapping, place->page * PAGE + step->gpa % PAGE, window->begin,
-			     window->end, met->value))
+		if (may_show(race, place->tracked, place->mapping,
+			     place->page * PAGE + step->gpa % PAGE, window->begin, window->end,
+			     met->value))
 			return true;
 		if (!met->value
 		    && may_lose(race, place->tracked, window->begin, window->end, PASSES_FRESH))
@@ -305,9 +378,13 @@ static void judge_calls(const struct race *race)
 				leave(WRONG, "call %zu of host thread %u: expected %s, got %s",
 				      j, i, call->expected ? strerror(call->expected) : "success",
 				      answer->answer ? strerror(answer->answer) : "success");
-			if (op->action == HOST_WRITES)
-				note_write(op->mapping, op->offset, false, answer->begin,
-					   answer->end, op->value, true);
+			if (op->action == HOST_WRITES) {
+				struct window within = {answer->begin, answer->end};
+
+				note_write_at(race,
+					      tracked_page(race, op->mapping, op->offset / PAGE),
+					      op->mapping, op->offset, &within, op->value, true);
+			}
 			for (unsigned page = 0; page < race->page_count; page++)
 				if (host->loss[row * race->page_count + page] == EMPTIES)
 					note_write(race->pages[page].mapping,
@@ -321,9 +398,10 @@ static void judge_calls(const struct race *race)
 /* Whether the host can read a page when no thread runs. */
 static bool can_be_seen(const struct race *race, const struct mapping *mapping, uint64_t page)
 {
-	for (unsigned i = 0; i < race->page_count; i++)
-		if (race->pages[i].mapping == mapping && race->pages[i].page == page)
-			return !(reach_of(race, i, FOREVER, FOREVER) & 1 << NOTHING);
+	int tracked = tracked_page(race, mapping, page);
+
+	if (tracked >= 0)
+		return !(reach_of(race, tracked, FOREVER, FOREVER) & 1 << NOTHING);
 	if (mapping->absent && mapping->absent[page])	/*+ hostchange */
 		return false;				/*+ hostchange */
 	return true;

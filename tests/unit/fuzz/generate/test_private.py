@@ -27,7 +27,7 @@ def private(scenario: Scenario) -> bool:
 
 
 def test_vms_with_private_memory_are_generated_where_the_kernel_has_them() -> None:
-    numbers = [number for number, each in enumerate(composed(200)) if each.vm_type]
+    numbers = [number for number, each in enumerate(composed(300)) if each.vm_type]
     protected = [composed_from(number, EVERYTHING) for number in numbers]
     assert len(protected) > 3
     assert any(map(private, protected))

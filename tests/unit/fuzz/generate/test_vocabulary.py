@@ -29,7 +29,6 @@ from vmm.scenario.operations import (
     Scenario,
     Touch,
 )
-from vmm.scenario.races import NOT_JUDGED
 from vmm.verdict.ideal import EVERYTHING
 
 _HOST, _GUEST = "in a host thread: ", "in a vCPU's thread: "
@@ -51,8 +50,6 @@ LEFT_OUT: Names[str, str] = {
     "MapGuestMemfd.name": _ONE_FILE,
     "MapGuestMemfd.mapping": _ONE_FILE,
     "GuestThread.windows": "vCPUs go on for as long as the host's threads",
-    **{f"{_HOST}ChangeHostMemory.how={how}": why for how, why in NOT_JUDGED.items()},
-    f"{_HOST}ChangeHostMemory.source": NOT_JUDGED["map_file"],
     **{
         f"{_HOST}{call}.{field}": _REFUSED
         for call in ("SetUserMemoryRegion", "SetUserMemoryRegion2")
