@@ -30,6 +30,7 @@ from vmm.scenario.history import (
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     AnyOperation,
+    ChangeHostMemory,
     Execute,
     GetDirtyLog,
     HarvestDirtyRing,
@@ -46,6 +47,7 @@ from vmm.scenario.plan import guest_slots
 from vmm.scenario.shown import shown
 from vmm.scenario.threadwords import threads
 from vmm.scenario.toolversion import tool_version
+from vmm.verdict.hostchange import last_host_change
 from vmm.verdict.judge import Difference, Verdict
 
 _MOST = 400
@@ -83,7 +85,7 @@ class Section:
 def subject(
     scenario: Scenario, history: History | None, verdict: Verdict | None, otherwise: str
 ) -> str:
-    """Return in a few words what happened, and after which change of a slot.
+    """Return in a few words what happened, and after which change of a slot or of host memory.
 
     Values are left to the text: accesses are described by where they ended, calls by their kind.
     """
@@ -97,8 +99,22 @@ def subject(
         outcome = outcomewords.outcome(event.outcome)
         what = f"{change} of slot {words.slot_number(event.operation.slot)}: {outcome}"
         return shown(_instead(what, expected), _MOST_OF_A_TITLE)
-    after = f"after {change} of slot {words.slot_number(slot)}, " if change else ""
+    of_slot = f"{change} of slot {words.slot_number(slot)}" if change else ""
+    after = _after(scenario, difference, event, of_slot)
     return shown(f"{after}{_what(event, difference, expected)}", _MOST_OF_A_TITLE)
+
+
+def _after(scenario: Scenario, difference: Difference, event: Event, of_slot: str) -> str:
+    """Name the changes before a difference: that of a slot, and the host's where it counts."""
+    changed = last_host_change(scenario, difference)
+    changes = [of_slot]
+    if changed is not None and not isinstance(event.operation, ChangeHostMemory):
+        by_host = words.operation(scenario.operations[changed])
+        later = scenario.operations[changed + 1 : difference.origin + 1]
+        covered = any(isinstance(each, SetUserMemoryRegion) for each in later)
+        changes = [by_host, of_slot] if covered else [by_host]
+    named = " and ".join(filter(None, changes))
+    return f"after {named}, " if named else ""
 
 
 def _instead(what: str, expected: str) -> str:

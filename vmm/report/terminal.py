@@ -13,6 +13,7 @@ from vmm.scenario.endings import HARNESS
 from vmm.scenario.operations import Scenario
 from vmm.scenario.shown import shown
 from vmm.verdict.groups import Alike, Skipped
+from vmm.verdict.hostchange import last_host_change
 from vmm.verdict.judge import Difference, Expected, Status, UnderWay
 from vmm.verdict.result import Checked, Run
 
@@ -237,7 +238,8 @@ def _title(checked: Checked, text: str, width: int | None) -> Iterator[Text]:
 def _difference(scenario: Scenario, found: Difference, width: int | None) -> Iterator[Text]:
     if scenario.why:
         yield from _field("why", [shown(scenario.why, _MOST_OF_WHY)], width)
-    yield from _field("step", _step(scenario, found.origin, found.operation), width)
+    step = [*_step(scenario, found.origin, found.operation), *_after(scenario, found)]
+    yield from _field("step", step, width)
     expected: list[str] = []
     for each in found.expected:
         expected += _expectation(each, again=bool(expected))
@@ -245,6 +247,13 @@ def _difference(scenario: Scenario, found: Difference, width: int | None) -> Ite
     yield from _field("observed", [found.observed], width, "red")
     slots = found.slot_map or ("no slot",)
     yield from _field("slots", slots, width)
+
+
+def _after(scenario: Scenario, found: Difference) -> Iterator[str]:
+    """Yield the host's last change, if it may be what the kernel did not follow."""
+    changed = last_host_change(scenario, found)
+    if changed is not None and changed != found.origin:
+        yield f"after operation {changed}: {words.operation(scenario.operations[changed])}"
 
 
 def _under_way(scenario: Scenario, begun: UnderWay) -> list[str]:

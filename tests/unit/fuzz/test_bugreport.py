@@ -27,6 +27,7 @@ from vmm.scenario.history import (
 )
 from vmm.scenario.operations import (
     AnyOperation,
+    ChangeHostMemory,
     EnableCap,
     GetDirtyLog,
     GuestThread,
@@ -181,6 +182,37 @@ def test_a_title_names_the_page_or_the_place(
     operations: tuple[AnyOperation, ...], outcome: AnyOutcome, title: str
 ) -> None:
     assert wrong(operations, outcome) == f"after create of slot 1, {title}"
+
+
+UNMAPPED = ChangeHostMemory(Place("a"), 2, "unmap")
+READ = Touch(0x100_000)
+OTHER = SetUserMemoryRegion(2, 0x300_000, 0x1000, Place("a"))
+
+
+@pytest.mark.parametrize(
+    ("operations", "title"),
+    [
+        (
+            (LOGGED, UNMAPPED, READ),
+            "after munmap on 2 pages at a+0x0, "
+            "read at gpa 0x100000 reaches memory instead of exiting with MMIO",
+        ),
+        (
+            (LOGGED, UNMAPPED, OTHER, READ),
+            "after munmap on 2 pages at a+0x0 and create of slot 2, "
+            "read at gpa 0x100000 reaches memory instead of exiting with MMIO",
+        ),
+        (
+            (LOGGED, UNMAPPED, SetUserMemoryRegion(1), READ),
+            "after delete of slot 1, "
+            "read at gpa 0x100000 reaches memory instead of exiting with MMIO",
+        ),
+    ],
+)
+def test_a_title_names_the_change_of_host_memory_that_was_not_followed(
+    operations: tuple[AnyOperation, ...], title: str
+) -> None:
+    assert wrong(operations, Touched(0x9B10_0000)) == title
 
 
 def test_a_title_fits_a_subject() -> None:

@@ -1,0 +1,43 @@
+"""What a terminal is told of a difference, beyond what the formats' tests see."""
+
+import msgspec
+
+from tests.ideal import ideal_history
+from vmm.report.terminal import scenario_report
+from vmm.scenario.history import Touched
+from vmm.scenario.operations import (
+    AnyOperation,
+    ChangeHostMemory,
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+)
+from vmm.verdict.result import judged
+
+SLOT = SetUserMemoryRegion(1, 0x100_000, 0x1000, Place("a"))
+UNMAPPED = ChangeHostMemory(Place("a"), 1, "unmap")
+READ = Touch(0x100_000)
+
+
+def step(*operations: AnyOperation) -> list[str]:
+    """Return the lines on the step where the last operation finds what was there at first."""
+    history = ideal_history(Scenario("a-scenario", operations, (Mapping("a", 1),), survey="none"))
+    stale = tuple(
+        msgspec.structs.replace(event, outcome=Touched(0x9B10_0000))
+        if event.operation == READ
+        else event
+        for event in history.events
+    )
+    found = judged(msgspec.structs.replace(history, events=stale))
+    lines = [line.plain.strip() for line in scenario_report(found, "", None)]
+    labelled = [at for at, line in enumerate(lines) if line.startswith(("step ", "expected "))]
+    return lines[slice(*labelled)]
+
+
+def test_the_hosts_last_change_is_named_where_a_slot_shows_what_was_there_before() -> None:
+    after = "after operation 1: munmap on 1 page at a+0x0"
+    assert step(SLOT, UNMAPPED, READ)[1:] == [after]
+    assert step(SLOT, UNMAPPED, SetUserMemoryRegion(2), READ)[1:] == [after]
+    assert step(SLOT, UNMAPPED, SetUserMemoryRegion(1), READ)[1:] == []
