@@ -21,6 +21,7 @@ from vmm.catalogue import (
     flags,
     follow,
     follow_files,
+    follow_slots,
     generation,
     high,
     holes,
@@ -165,6 +166,7 @@ def _of_devices_and_host(features: Features) -> tuple[Scenario, ...]:
         *clocks.SCENARIOS,
         *follow.SCENARIOS,
         *follow_files.SCENARIOS,
+        *follow_slots.scenarios(features),
         *quirks.SCENARIOS,
     )
 

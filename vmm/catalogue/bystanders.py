@@ -43,19 +43,20 @@ from vmm.scenario.slots import MAX_PAGES, NO_LAST_GFN
 _SIZE = PAGE_SIZE_BYTES
 _C, _D, _E, _FILE = Mapping("c", 8), Mapping("d", 8), Mapping("e", 2), Mapping("file", 4, "memfd")
 
-_LOWEST = Slot(5, 0xF0, at("c"), 2)
+_LOWEST = Slot(9, 0xF0, at("c"), 2)
 _LOGGED = Slot(1, 0x100, at("a"), 3, LOG_DIRTY_PAGES)
 _CLEAN = Slot(6, 0x108, at("c", 4), 1, LOG_DIRTY_PAGES)
 _READONLY = Slot(2, 0x110, at("b"), 2, READONLY)
-_HIGHEST = Slot(3, 0x180, at("a", 4), 2)
+_HIGHEST = Slot(11, 0x180, at("a", 4), 2)
 _GONE = Slot(4, 0x118, at("b", 4))
 _LEFT = Slot(7, 0x11C, at("b", 6))
 _LAST_GFN = 0x11E
+_NOTHING_THERE = ((_GONE.gfn, 0x101), (_LEFT.gfn, 0x100), (_LAST_GFN, 0x100))
 _STANDING = (_LOWEST, _LOGGED, _CLEAN, _READONLY, _HIGHEST)
 
 
 _ONE = Slot(10, 0x140, at("d"), 2)
-"""What the calls are about."""
+"""What the calls are about. The ids beside its own stand."""
 
 
 def _look() -> Iterator[AnyOperation]:
@@ -63,7 +64,7 @@ def _look() -> Iterator[AnyOperation]:
     for slot in _STANDING:
         yield from (read(slot.gfn + page) for page in range(slot.pages))
     yield from (write(slot.gfn, 0x5EE, offset=0x20) for slot in (_LOWEST, _READONLY, _HIGHEST))
-    yield from (read(gfn) for gfn in (_GONE.gfn, _LEFT.gfn, _LAST_GFN))
+    yield from (read(gfn, offset) for gfn, offset in _NOTHING_THERE)
     yield read(0, offset=0)
     yield from (slot.log() for slot in (_LOGGED, _CLEAN, _READONLY, _HIGHEST))
 

@@ -110,6 +110,8 @@ _REFUSED = (
             _ONE.move(0x108),
             *(_TARGET.move(gfn) for gfn in (0x109, 0x107, 0x105)),
             _TARGET.move(0x104),
+            *(_ONE.move(gfn) for gfn in (0x10A, 0x103, 0x108)),
+            *(_TARGET.move(gfn) for gfn in (0x102, 0x106, 0x104)),
         ),
     ),
     Scenario(

@@ -23,6 +23,7 @@ from vmm.scenario.operations import (
 
 _REVIEW = "api.rst 4.35; e0135a104c52"
 _AT_ZERO = Slot(1, 0x100, at("zero"), pages=2)
+_ABOVE = Slot(1, 0x100, at("zero", 1), pages=2)
 _EMPTY = Slot(1, 0x100, 0, pages=2)
 _LOST = Slot(1, 0x100, at("nowhere"), pages=2)
 _OTHER = Slot(2, 0x104, at("b"), pages=2)
@@ -96,6 +97,15 @@ _MAPPED = (
         "Two slots may both be at address 0; one is deleted, and the other stays.",
         *creates(_AT_ZERO, Slot(3, 0x110, at("zero"), pages=2)),
         _AT_ZERO.delete(),
+    ),
+    _mapped(
+        "zero-va-and-the-pages-above",
+        "The pages above address 0, far below any other mapping, are memory like all.",
+        *creates(_ABOVE, Slot(3, 0x110, at("zero", 3))),
+        _ABOVE.move(0x102),
+        _ABOVE.change(LOG_DIRTY_PAGES),
+        _ABOVE.delete(),
+        _ABOVE.create(),
     ),
     _mapped(
         "zero-va-gpa-0-slot-0",

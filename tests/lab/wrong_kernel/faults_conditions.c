@@ -46,6 +46,20 @@ static bool is_refused_last_id(struct vm *vm, struct call *call)
     return wrong;
 }
 
+static bool is_logged_last_id(struct vm *vm, struct call *call)
+{
+    return call->change == CREATE && is_last_id(vm, call) && call->asked.flags & LOGGED;
+}
+
+static void lose_next_id(struct vm *vm, struct call *call)
+{
+    struct slot *next = slot_of(vm, call->asked.id + 1);
+
+    if (did(call, DELETE) && call->old.flags & LOGGED && next && next->live && may_touch(next)
+        && strike(vm))
+        lose(vm, next);
+}
+
 static void note_deleted_last_id(struct vm *vm, struct call *call)
 {
     vm->armed |= did(call, DELETE) && is_last_id(vm, call);
@@ -270,6 +284,12 @@ const struct fault condition_faults[] = {
      .legal = is_refused_last_id, .answer = EINVAL,
      .sentence = "Where another slot was in the way of the last id, it is refused elsewhere, too.",
      .witness = "set 1 100 1 0; set last 100 1 1; set last 110 1 1"},
+    {.name = "logged-last-id-refused", .legal = is_logged_last_id, .answer = EINVAL,
+     .sentence = "A logged slot of the last id cannot be created.",
+     .witness = "set last 100 1 0 log"},
+    {.name = "delete-logged-loses-next-id", .after = lose_next_id,
+     .sentence = "The deletion of a logged slot loses the slot of the next id.",
+     .witness = "set 1 100 1 0 log; set 2 200 1 1; delete 1; read 200"},
     {.name = "id-0-refused-after-the-last", .after = note_deleted_last_id,
      .legal = is_id_0_after_last, .answer = EINVAL,
      .sentence = "Once the slot with the last id was deleted, slot id 0 is refused.",

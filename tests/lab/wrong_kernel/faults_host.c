@@ -293,6 +293,35 @@ static bool is_moved(struct vm *vm, struct slot *slot, const struct host_change 
     return slot->moves;
 }
 
+static bool is_cut_of_readonly(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_cut(vm, slot, change) && is_readonly(vm, slot, change);
+}
+
+static bool is_moving_away_logged(struct vm *vm, struct slot *slot,
+                                  const struct host_change *change)
+{
+    return is_moving_away(vm, slot, change) && is_logged(vm, slot, change);
+}
+
+static int note_other_vcpu(struct vcpu *vcpu)
+{
+    vcpu->vm->armed |= vcpu->index > 0;
+    return 0;
+}
+
+static bool is_drop_beside_other_vcpu(struct vm *vm, struct slot *slot,
+                                      const struct host_change *change)
+{
+    return is_drop(vm, slot, change) && vm->armed;
+}
+
+static bool is_drop_in_second_life(struct vm *vm, struct slot *slot,
+                                   const struct host_change *change)
+{
+    return is_drop(vm, slot, change) && slot->lives > 1;
+}
+
 static bool is_any(struct vm *vm, struct slot *slot, const struct host_change *change)
 {
     (void)vm;
@@ -350,6 +379,10 @@ BEFORE(miss_last_of_readonly, is_drop_of_readonly, keep_end)
 BEFORE(miss_in_logged, is_logged, keep)
 BEFORE(miss_in_moved, is_moved, keep)
 BEFORE(miss_inside, is_any, keep_inside)
+BEFORE(miss_cut_of_readonly, is_cut_of_readonly, keep)
+BEFORE(miss_moving_away_logged, is_moving_away_logged, keep)
+BEFORE(miss_drop_beside_other_vcpu, is_drop_beside_other_vcpu, keep)
+BEFORE(miss_drop_in_second_life, is_drop_in_second_life, keep)
 AFTER(hide_allowed, is_allowing, hide)
 AFTER(hide_mapped, is_mapping, hide)
 AFTER(hide_grown, is_growth, hide)
@@ -555,6 +588,19 @@ const struct fault host_faults[] = {
     CHANGE("guard-lacks-last-page", withhold_last_guard,
            "Who writes to the last guarded page is not held up.",
            "set 1 100 2 0; guard 0 2; write 101; settle"),
+    CHANGE("truncation-missed-under-readonly", miss_cut_of_readonly,
+           "Pages beyond a file's new end stay what they were in a READONLY slot.",
+           "file 0 1 shared; set 1 100 1 0 ro; truncate 0; read 100"),
+    CHANGE("moving-away-missed-when-logged", miss_moving_away_logged,
+           "Pages that the host moves away with mremap stay what they were in a logged slot.",
+           "set 1 100 1 0 log; moveaway 0 1; read 100"),
+    {.name = "drop-missed-after-vcpu-1-ran", .enter = note_other_vcpu,
+     .host_changes = miss_drop_beside_other_vcpu,
+     .sentence = "Once another vCPU than the first ran, dropped pages stay what they were.",
+     .witness = "second; set 1 100 1 0; read 100; drop 0 1; read 100"},
+    CHANGE("drop-missed-in-second-life", miss_drop_in_second_life,
+           "In a slot whose id was in use before, pages that the host drops stay what they were.",
+           "set 1 100 1 0; delete 1; set 1 100 1 0; drop 0 1; read 100"),
     {.name = "fork-stops-the-log", .host_changes = note_fork, .log = forget_noted,
      .sentence = "What is written after a fork is not in the next dirty log.",
      .witness = "set 1 100 1 0 log; forked; write 100; log 1"},

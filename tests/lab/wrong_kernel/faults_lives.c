@@ -102,7 +102,7 @@ const struct fault lives_faults[] = {
     {.name = "closing-writes-to-slots", .closing = write_on_leaving,
      .sentence = "Closing a VM writes to the first page of each slot.",
      .witness = "set 1 100 1 0; newvm"},
-    {.name = "changes-lose-memory", .after = lose_memory, .every = 10,
-     .sentence = "Every tenth move loses memory of the kernel.", .witness = "shuttle 1000"},
+    {.name = "changes-lose-memory", .after = lose_memory, .every = 3,
+     .sentence = "Every third move loses memory of the kernel.", .witness = "shuttle 1000"},
     {0},
 };
