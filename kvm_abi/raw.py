@@ -204,9 +204,28 @@ def refusal(error: KvmError, what: str, is_changed: bool) -> Exception:
 def new(declaration: str, *init: Any) -> CData:
     """Allocate a structure, zeroed or from a tuple, list or dictionary, and return its pointer.
 
-    `declaration` is a C pointer or array type: `"struct kvm_regs *"`, `"uint8_t[64]"`.
+    `declaration` is a C pointer or array type: `"struct kvm_regs *"`, `"uint8_t[64]"`. Raises
+    `TypeError` or `OverflowError` for a value that does not fit, with the name of the field.
     """
-    return _new(declaration, *init)
+    try:
+        return _new(declaration, *init)
+    except (TypeError, OverflowError) as error:
+        raise misfit(error, _ffi.typeof(declaration), *init) from None
+
+
+def misfit(error: Exception, declaration: Any, *init: Any) -> Exception:
+    """Return what to raise where a structure cannot be made from a tuple: ``error`` with a field.
+
+    It is ``error`` itself if no single field is at fault.
+    """
+    fields = getattr(declaration.item, "fields", None)
+    values = init[0] if init and isinstance(init[0], tuple) else ()
+    for (name, field), value in zip(fields or (), values, strict=False):
+        try:
+            _new(_ffi.getctype(field.type, "[1]"), [value])
+        except (TypeError, OverflowError) as fault:
+            return type(fault)(f"{name}={value!r}: {fault}")
+    return error
 
 
 def runnable(fd: int, address: int) -> CData:
@@ -318,6 +337,11 @@ def _again(fd: int, request: Ioctl, arg: CData | int) -> int:
         if result != -_EINTR:
             break
     return int(result)
+
+
+def region_misfit(error: Exception, *region: Any) -> Exception:
+    """Return what to raise where `issue_region` raises; ``region`` are its arguments after fd."""
+    return misfit(error, _REGION, region)
 
 
 def region_error(result: int, *region: int) -> Exception:

@@ -96,7 +96,7 @@ class Mutator:
                     lines[at] = self._mutated(lines[at])
             if not lines:
                 return b""
-        text = b"\n".join(map(self._text, lines))
+        text = self._spoiled(b"\n".join(map(_json, lines)))
         return text + b"\n" if self._random.random() < 0.8 else text
 
     def journal(self) -> bytes:
@@ -119,7 +119,10 @@ class Mutator:
         return self._random.choice([s for s in self._scenarios if wanted(s)])
 
     def _text(self, data: object) -> bytes:
-        text = json.dumps(data).encode()
+        return self._spoiled(_json(data))
+
+    def _spoiled(self, text: bytes) -> bytes:
+        """Change bytes now and then, so that it is no longer JSON."""
         if self._random.random() < 0.05:
             at = self._random.randrange(len(text) + 1)
             text = text[:at] + self._random.randbytes(2) + text[at:]
@@ -157,6 +160,11 @@ class Mutator:
                 )
             case _:
                 parent[key] = copy.deepcopy(random.choice(_VALUES))
+
+
+def _json(data: object) -> bytes:
+    """Return data as compact JSON: a history begins so."""
+    return json.dumps(data, separators=(",", ":")).encode()
 
 
 def _places(data: Any) -> Iterator[tuple[Any, Any]]:

@@ -121,3 +121,18 @@ def test_child_that_is_to_be_killed_ends_with_its_parent(kvm: Kvm) -> None:
             os.sched_yield()
         os.close(write_end)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+def test_an_error_of_ours_in_the_thread_of_a_guest_is_raised(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_and_fail(vcpu: Vcpu) -> None:
+        try:
+            run(vcpu)
+        except KvmError as error:
+            raise ZeroDivisionError from error
+
+    run = Vcpu.run
+    monkeypatch.setattr(Vcpu, "run", run_and_fail)
+    with pytest.raises(ZeroDivisionError):
+        live(kvm, Lives("closed-while-running", 1))

@@ -37,6 +37,26 @@ def test_a_device_that_is_not_kvm(tmp_path: Path) -> None:
         Kvm.open(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("form", ["set_user_memory_region", "set_user_memory_region2"])
+@pytest.mark.parametrize(
+    ("arguments", "expected", "message"),
+    [
+        (("a", 0, 0, PAGE, 0), TypeError, "slot='a': an integer is required"),
+        ((0, None, 0, PAGE, 0), TypeError, "flags=None: an integer is required"),
+        ((0, 0, 0.5, PAGE, 0), TypeError, "guest_phys_addr=0.5: an integer is required"),
+        ((0, 0, 0, PAGE, "0"), TypeError, "userspace_addr='0': an integer is required"),
+        ((-1, 0, 0, PAGE, 0), OverflowError, "slot=-1: can't convert negative number"),
+        ((0, 0, 0, 1 << 64, 0), OverflowError, f"memory_size={1 << 64}: int too big"),
+    ],
+)
+def test_an_argument_that_does_not_fit_is_named(
+    vm: Vm, form: str, arguments: tuple[object, ...], expected: type[Exception], message: str
+) -> None:
+    with pytest.raises(expected) as caught:
+        getattr(vm, form)(*arguments)
+    assert str(caught.value).startswith(message)
+
+
 def test_capabilities(kvm: Kvm, vm: Vm) -> None:
     assert kvm.check_extension(Cap.USER_MEMORY) == 1
     assert kvm.check_extension(Cap.NR_MEMSLOTS) >= 32
@@ -91,6 +111,8 @@ def test_closing_a_vm_frees_its_mappings_and_vcpus(kvm: Kvm, memory: HostMapping
         vcpu.run()
     with pytest.raises(ValueError, match="the VM is closed"):
         vm.create_vcpu(1)
+    with pytest.raises(ValueError, match="the VM is closed"):
+        vm.set_user_memory_region(0, 0, 0, 0, 0)
 
 
 def test_everything_closes_in_any_order(kvm: Kvm) -> None:

@@ -90,11 +90,13 @@ SCENARIOS = (
     clearing(
         "manual-protection-options",
         "INITIALLY_SET needs MANUAL_PROTECT_ENABLE, and there is no other option: EINVAL; nor is "
-        "it one where the capability does not say so.",
+        "it one where the capability does not say so. Flags of the call have to be 0.",
         EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 2),
         EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 4),
         EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 5),
         EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 1 << 63 | 1),
+        EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 1, flags=1),
+        EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 1, flags=1 << 31),
         _SLOT.create(),
         *writes(_SLOT, 1),
         _SLOT.log(),

@@ -60,7 +60,7 @@ SCENARIOS = (
     ),
     Scenario(
         name="quirks-refuse-unknown",
-        why="Disabling an unknown quirk is refused, and changes nothing.",
+        why="Disabling an unknown quirk, or one with flags, is refused, and changes nothing.",
         source="api.rst KVM_CAP_DISABLE_QUIRKS2",
         tags=("quirks", "errno"),
         mappings=(A, B),
@@ -68,6 +68,7 @@ SCENARIOS = (
             _ONE.create(),
             EnableCap("DISABLE_QUIRKS2", _NOT_A_QUIRK),
             EnableCap("DISABLE_QUIRKS2", _NOT_A_QUIRK | _SLOT_ZAP_ALL),
+            EnableCap("DISABLE_QUIRKS2", 0, flags=1),
             _ONE.move(0x104),
         ),
     ),

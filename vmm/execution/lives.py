@@ -139,8 +139,8 @@ class _Life(Closing):
         self.end = ""
         """Why the vCPU stopped, if not by a signal."""
         self._first_run = FirstRun()
-        self.shortage: OSError | None = None
-        """What the host lacked for it to run."""
+        self.failure: Exception | None = None
+        """What the host lacked for it to run, or an error of ours."""
 
     def _bound_memfd(self) -> int:
         """Make two guest_memfds, close one, and bind the other to a slot."""
@@ -195,9 +195,11 @@ class _Life(Closing):
             try:
                 self._first_run.check(error, self.vcpu.run)
             except OSError as shortage:
-                self.shortage = shortage
+                self.failure = shortage
             if error.errno != errno.EINTR:
                 self.end = str(error)
+        except Exception as error:
+            self.failure = error
 
 
 class _Running:
@@ -212,16 +214,18 @@ class _Running:
         self._thread.start()
         try:
             self.wait_for_more()
-        except (NoLifeError, OSError):
+        except Exception:
             signal.signal(_SIGNAL, self._handler)
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
         if self._thread.ident is not None and self._thread.is_alive():
             signal.pthread_kill(self._thread.ident, _SIGNAL)
         self._thread.join()
         signal.signal(_SIGNAL, self._handler)
+        if error is None and self._life.failure is not None:
+            raise self._life.failure
 
     def wait_for_more(self) -> None:
         """Wait until the guest counts further.
@@ -231,7 +235,7 @@ class _Running:
         before = self._life.count
         while self._life.count == before:
             if not self._thread.is_alive():
-                raise self._life.shortage or NoLifeError(self._life.end)
+                raise self._life.failure or NoLifeError(self._life.end)
             os.sched_yield()
 
 

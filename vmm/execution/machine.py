@@ -260,7 +260,7 @@ class Machine:
     def enable_cap(self, op: EnableCap) -> AnyOutcome:
         """Issue KVM_ENABLE_CAP."""
         try:
-            self.vm.enable_cap(Cap[op.cap], op.argument)
+            self.vm.enable_cap(Cap[op.cap], op.argument, flags=op.flags)
         except KvmError as error:
             return Refused(error.errno or 0)
         if op.cap in ("DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL"):

@@ -24,7 +24,7 @@ from vmm.execution.owntime import OwnTime
 from vmm.execution.tape import FileTape, MemoryTape, Tape
 from vmm.host.child import Child
 from vmm.host.cpus import stay_on
-from vmm.host.pauses import LOOK_EVERY_S, Pauses
+from vmm.host.pauses import LOOK_EVERY_S, Pauses, Starvation
 from vmm.kvm.closing import Closing
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import has_ended, history_line, parse_history
@@ -53,11 +53,6 @@ If a scenario's estimated demand (see `demand`) is longer, that is its limit.
 
 JOURNAL_OPERATION_LIMIT_S = 0.1
 """The same with a journal, which waits for its disk at each step: 10 ms, or more if it is slow."""
-
-_MOST_STARVED = 9
-"""How many times its limit a scenario may have waited for a CPU: on a busy machine it needs longer,
-and that is no hang.
-"""
 
 _ANSWER = b"x"
 """What a child sends at the end of a scenario, followed by why it could not record the end."""
@@ -145,7 +140,7 @@ class Worker(Closing):
         self._may_take_longer = False
         self._own = OwnTime()
         self._pauses = Pauses()
-        self._starved_before_s = 0.0
+        self._starvation = Starvation()
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
@@ -174,7 +169,7 @@ class Worker(Closing):
         except ConnectionError:  # The child has died since the last scenario.
             self._end_child()
             self._worker().connection.send_bytes(order)
-        self._starved_before_s = self._worker().starved_s()
+        self._starvation.begin(self._worker().starved_s())
 
     def _worker(self) -> Child:
         if self._child is None:
@@ -220,16 +215,9 @@ class Worker(Closing):
         left_s = self._deadline + more_s - time.monotonic()
         if left_s <= 0 and self._may_take_longer:
             left_s += self._extend()
-        if left_s <= 0:
-            left_s += self._starved_s()
+        if left_s <= 0 and self._child is not None:
+            left_s += self._starvation.counted_s(self._child.starved_s(), self._limit_s)
         return max(left_s, 0)
-
-    def _starved_s(self) -> float:
-        """Return for how long the scenario under way has waited for a CPU, as far as it counts."""
-        if self._child is None:
-            return 0.0
-        waited_s = self._child.starved_s() - self._starved_before_s
-        return min(max(waited_s, 0.0), _MOST_STARVED * self._limit_s)
 
     def wait_s(self) -> float:
         """Return how long to wait before calling this again; 0 if the scenario's time is over.

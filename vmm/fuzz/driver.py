@@ -5,7 +5,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -34,7 +34,7 @@ from vmm.host.child import Child, name_of
 from vmm.host.cpus import allowed
 from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo
-from vmm.host.pauses import Pauses
+from vmm.host.pauses import Pauses, Starvation
 from vmm.scenario.endings import DIED, HARNESS, HOST, of_the_host, why_failed
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
@@ -43,9 +43,6 @@ from vmm.verdict.identity import Identity
 _TICK_S = 0.1
 _SILENCE_S = 30.0
 """How long a worker may send nothing: the longest scenarios take a second or two."""
-
-_MOST_STARVED_S = 9 * _SILENCE_S
-"""How much longer it may send nothing since it waits for a CPU."""
 
 _MAX_RESTARTS = 8
 _STOPPED = "stopped"
@@ -75,20 +72,20 @@ class _WorkerState:
     first: int = 0
     failed: bool = False
     operations: int = 0
-    starved_s: float = 0.0
+    starvation: Starvation = field(default_factory=Starvation)
 
     def heard(self) -> None:
         """Note that the worker has just sent something."""
         self.last_message = time.monotonic()
-        self.starved_s = self.child.starved_s()
+        self.starvation.begin(self.child.starved_s())
 
     def is_silent(self) -> bool:
         """Whether it has sent nothing for too long, other than for want of a CPU."""
         silent_s = time.monotonic() - self.last_message
         if silent_s <= _SILENCE_S:
             return False
-        starved_s = self.child.starved_s() - self.starved_s
-        return silent_s - min(starved_s, _MOST_STARVED_S) > _SILENCE_S
+        starved_s = self.starvation.counted_s(self.child.starved_s(), _SILENCE_S)
+        return silent_s - starved_s > _SILENCE_S
 
 
 class Fuzzer:

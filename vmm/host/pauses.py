@@ -1,4 +1,4 @@
-"""Measures for how long processes could not run: SIGSTOP, Ctrl-Z, a machine that was paused.
+"""Measures for how long processes could not run: SIGSTOP, Ctrl-Z, a paused or a busy machine.
 
 Time limits are for what the kernel does, and nothing of it happens then.
 """
@@ -10,6 +10,27 @@ LOOK_EVERY_S = 0.5
 """How long to wait at most before looking again."""
 
 _MOST_LATE_S = 2 * LOOK_EVERY_S
+
+
+_MOST_STARVED = 9
+"""How many times its limit a process may have waited for a CPU: on a busy machine it needs longer,
+and that is no hang.
+"""
+
+
+class Starvation:
+    """How long a process has waited for a CPU since a moment, as far as a limit allows for it."""
+
+    def __init__(self) -> None:
+        self._before_s = 0.0
+
+    def begin(self, waited_s: float) -> None:
+        """Begin to count at a moment when the process has waited for ``waited_s`` in all."""
+        self._before_s = waited_s
+
+    def counted_s(self, waited_s: float, limit_s: float) -> float:
+        """Return how much longer than ``limit_s`` the process may take, having waited by now."""
+        return min(max(waited_s - self._before_s, 0.0), _MOST_STARVED * limit_s)
 
 
 class Pauses:

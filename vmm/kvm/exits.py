@@ -36,14 +36,17 @@ class Mmio(msgspec.Struct, frozen=True, gc=False):
     r"""The guest accessed a gpa without a usable slot. For a read, `data` is zeros.
 
     >>> from vmm import exits
-    >>> exits.Mmio(gpa=0x2000, data=b"\xff", is_write=True).name
-    'mmio'
+    >>> exits.Mmio(gpa=0x2000, data=b"\xff", is_write=True)
+    Mmio(gpa=0x2000, data=b'\xff', is_write=True)
     """
 
     name: ClassVar[str] = "mmio"
     gpa: int
     data: bytes
     is_write: bool
+
+    def __repr__(self) -> str:
+        return f"Mmio(gpa={self.gpa:#x}, data={self.data!r}, is_write={self.is_write})"
 
 
 class Io(msgspec.Struct, frozen=True, gc=False):
@@ -60,6 +63,12 @@ class Io(msgspec.Struct, frozen=True, gc=False):
     is_write: bool
     size_bytes: int
     count: int
+
+    def __repr__(self) -> str:
+        return (
+            f"Io(port={self.port:#x}, data={self.data!r}, is_write={self.is_write}, "
+            f"size_bytes={self.size_bytes}, count={self.count})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,9 @@ class FailEntry:
     hardware_reason: int
     cpu: int
 
+    def __repr__(self) -> str:
+        return f"FailEntry(hardware_reason={self.hardware_reason:#x}, cpu={self.cpu})"
+
 
 @dataclass(frozen=True, slots=True)
 class InternalError:
@@ -146,14 +158,20 @@ class MemoryFault:
     """A fault, as on guest_memfd memory, that userspace must resolve. KVM_RUN fails with EFAULT.
 
     >>> from vmm import exits
-    >>> exits.MemoryFault(gpa=0x1000, size_bytes=0x1000, flags=8).gpa
-    4096
+    >>> exits.MemoryFault(gpa=0x1000, size_bytes=0x1000, flags=8)
+    MemoryFault(gpa=0x1000, size_bytes=0x1000, flags=0x8)
     """
 
     name: ClassVar[str] = "memory-fault"
     gpa: int
     size_bytes: int
     flags: int
+
+    def __repr__(self) -> str:
+        return (
+            f"MemoryFault(gpa={self.gpa:#x}, size_bytes={self.size_bytes:#x}, "
+            f"flags={self.flags:#x})"
+        )
 
 
 @dataclass(frozen=True, slots=True)

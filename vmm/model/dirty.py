@@ -77,6 +77,11 @@ CAP_KNOWN = source(
     "a capability that the kernel lacks cannot be enabled: EINVAL",
     "kvm_vm_ioctl_enable_cap",
 )
+CAP_FLAGS = documented(
+    "cap-flags",
+    "the flags of KVM_ENABLE_CAP have to be 0, else EINVAL; that of a dirty ring ignores them",
+    "api.rst 4.37 KVM_ENABLE_CAP; kvm_vm_ioctl_enable_cap_generic",
+)
 MANUAL_PROTECT = documented(
     "manual-protect",
     "MANUAL_PROTECT_ENABLE leaves pages dirty until they are cleared; INITIALLY_SET, which "
@@ -205,6 +210,14 @@ class Tracking:
 
     def enable(self, op: EnableCap) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of KVM_ENABLE_CAP."""
+        if not op.flags:
+            return self._enable(op)
+        refusal = _refused(errno.EINVAL, CAP_FLAGS)
+        is_ring = op.cap in ("DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL")
+        return (refusal, *self._enable(op)) if is_ring else (refusal,)
+
+    def _enable(self, op: EnableCap) -> tuple[Allowed, ...]:
+        """Return the allowed outcomes of KVM_ENABLE_CAP as far as its flags do not matter."""
         if op.cap == "MANUAL_DIRTY_LOG_PROTECT2":
             return (self._enable_manual(op.argument),)
         if op.cap == "DISABLE_QUIRKS2":

@@ -164,8 +164,11 @@ def _cap(argument: str, fields: Mapping[str, str]) -> EnableCap | None:
     number = CAPABILITIES.get(text, number_of(text))
     if number is None:
         return None
-    if number not in _CAPS or number_of(fields.get("flags", "0")):
+    if number not in _CAPS:
         raise NotOfSlots
+    flags = number_of(fields.get("flags", "0"))
     first = _FIRST.match(argument.partition("args=")[2])
     value = None if first is None else number_of(first[1])
-    return None if value is None else EnableCap(_CAPS[number], value)
+    if value is None or flags is None:
+        return None
+    return EnableCap(_CAPS[number], value, flags)

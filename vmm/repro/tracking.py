@@ -14,7 +14,7 @@ def enable(account: Account, op: EnableCap, step: Expectation) -> list[str]:
     is_ring = op.cap in RING_CAPS
     account.use("enablering" if is_ring else "cap")
     function = "enable_ring" if is_ring else "enable_cap"
-    call = f"{function}(KVM_CAP_{op.cap}, {unsigned(op.argument)})"
+    call = f"{function}(KVM_CAP_{op.cap}, {unsigned(op.flags)}, {unsigned(op.argument)})"
     return [account.checked(call, step)]
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -29,6 +30,7 @@ from vmm.scenario.reading import (
     lines_of,
     read_text,
 )
+from vmm.scenario.twice import name_that_stands_twice
 from vmm.scenario.undecodable import UNDECODABLE
 from vmm.scenario.validate import validate
 
@@ -54,10 +56,8 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
     """
     if text.startswith(HEADER_BEGINS):
         raise FileError(name, "a history, not a scenario: `vmm judge` and `vmm repro` take it")
+    raw = _object_in(text, name)
     try:
-        raw = msgspec.json.decode(text)
-        if not isinstance(raw, dict):
-            raise FileError(name, f"a scenario is a JSON object, this is {type(raw).__name__}")
         _check_format(raw.pop("format", FORMAT), name)
         scenario = msgspec.convert(in_numbers(raw), Scenario)
         if not _names_a_place(raw.get("guest")):
@@ -68,11 +68,25 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
         raise FileError(name, in_words(error, raw)) from None
     except ScenarioError as error:
         raise FileError(name, error) from None
+    return scenario
+
+
+def _object_in(text: bytes, name: str) -> dict[str, Any]:
+    """Return the object in JSON text, in which no name stands twice. Raises FileError."""
+    try:
+        found = msgspec.json.decode(text)
+        if not isinstance(found, dict):
+            raise FileError(name, f"a scenario is a JSON object, this is {type(found).__name__}")
+        twice = name_that_stands_twice(text)
     except RecursionError:
         raise FileError(name, "nested too deep: a scenario has a few levels") from None
+    except msgspec.ValidationError as error:
+        raise FileError(name, str(error).partition(" - at ")[0]) from None
     except UNDECODABLE as error:
         raise FileError(name, json_problem(text, error)) from None
-    return scenario
+    if twice:
+        raise FileError(name, f"{twice}: stands twice in one object")
+    return found
 
 
 def scenario_text(scenario: Scenario) -> str:

@@ -190,6 +190,8 @@ class OperationChecker:
     def _of_vm(self, op: ops.VmOperation) -> str:
         match op:
             case ops.EnableCap():
+                if not 0 <= op.flags < 1 << 32:
+                    return ".flags: 32 bits are needed"
                 return "" if 0 <= op.argument < 1 << 64 else ".argument: 64 bits are needed"
             case ops.Lives():
                 return "" if 1 <= op.times <= MAX_TIMES else f".times: not within 1 to {MAX_TIMES}"

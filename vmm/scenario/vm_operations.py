@@ -17,7 +17,7 @@ class EnableCap(Operation, frozen=True, tag="enable_cap", gc=False):
     """KVM_ENABLE_CAP on the VM, with its first argument; ``cap`` is the name without KVM_CAP_.
 
     At the start of a scenario and right after a ``NewVm`` it comes before any vCPU exists;
-    elsewhere after the first one.
+    elsewhere after the first one. There are no ``flags`` so far: they have to be 0.
 
     >>> from vmm import operations
     >>> operations.EnableCap("DIRTY_LOG_RING", argument=0x1000).cap
@@ -26,6 +26,7 @@ class EnableCap(Operation, frozen=True, tag="enable_cap", gc=False):
 
     cap: CapName
     argument: int = 0
+    flags: Hex = 0
 
 
 Death = Literal[

@@ -203,7 +203,8 @@ def _of_clock(op: ops.ClockOperation) -> str:
 def _of_vm(op: ops.VmOperation) -> str:
     match op:
         case ops.EnableCap():
-            return f"KVM_ENABLE_CAP(cap=KVM_CAP_{op.cap}, args[0]={op.argument:#x})"
+            flags = f", flags={op.flags:#x}" if op.flags else ""
+            return f"KVM_ENABLE_CAP(cap=KVM_CAP_{op.cap}{flags}, args[0]={op.argument:#x})"
         case ops.Lives():
             looking = ", looking at the kernel's memory" if op.watch == "kernel" else ""
             how = op.death.replace("-", " ")

@@ -43,11 +43,12 @@ static void clear_log(uint32_t id, uint64_t first, uint32_t count, int from_hole
     show_error(ioctl(vm, KVM_CLEAR_DIRTY_LOG, &log) ? errno : 0);
 }
 
-static void enable_cap(const char *name, uint64_t argument)
+static void enable_cap(const char *name, uint64_t argument, uint32_t flags)
 {
     int is_ring = !strcmp(name, "ring");
     struct kvm_enable_cap cap = {
         .cap = is_ring ? KVM_CAP_DIRTY_LOG_RING : KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+        .flags = flags,
         .args = {argument},
     };
     int error = ioctl(vm, KVM_ENABLE_CAP, &cap) ? errno : 0;
@@ -90,8 +91,9 @@ int play_dirty(char words[][32], int count)
     else if (count >= 4 && !strcmp(words[0], "clear"))
         clear_log(id_of(words[1]), strtoull(words[2], NULL, 16),
                   (uint32_t)strtoul(words[3], NULL, 16), count > 4);
-    else if (count == 3 && !strcmp(words[0], "cap"))
-        enable_cap(words[1], strtoull(words[2], NULL, 16));
+    else if (count >= 3 && !strcmp(words[0], "cap"))
+        enable_cap(words[1], strtoull(words[2], NULL, 16),
+                   count > 3 ? (uint32_t)strtoul(words[3], NULL, 16) : 0);
     else if (count == 1 && !strcmp(words[0], "harvest"))
         harvest_ring();
     else if (count == 1 && !strcmp(words[0], "reset"))

@@ -14,7 +14,7 @@
  *   log ID                   KVM_GET_DIRTY_LOG
  *   slots                    KVM_CAP_NR_MEMSLOTS of the VM
  *   clear ID FIRST COUNT [hole]  KVM_CLEAR_DIRTY_LOG, every bit of the bitmap set
- *   cap manual|ring ARGUMENT KVM_ENABLE_CAP; a vCPU is made by the first access or harvest
+ *   cap manual|ring ARGUMENT [FLAGS]  KVM_ENABLE_CAP; a vCPU is made by the first access or harvest
  *   harvest, reset           what is in the dirty ring; KVM_RESET_DIRTY_RINGS
  *   memfd PAGES FLAGS        KVM_CREATE_GUEST_MEMFD; the files are 0, 1, ...
  *   foreign PAGES            the same in another VM

@@ -163,6 +163,13 @@ static int accept_options(struct vm *vm, struct kvm_enable_cap *cap)
     return error == EINVAL && strike(vm) ? 0 : error;
 }
 
+static int ignore_flags(struct vm *vm, struct kvm_enable_cap *cap)
+{
+    if (cap->flags && strike(vm))
+        cap->flags = 0;
+    return forward_cap(vm, cap);
+}
+
 static int drop_initially_set(struct vm *vm, struct kvm_enable_cap *cap)
 {
     cap->args[0] &= ~2ull;
@@ -333,6 +340,8 @@ const struct fault tracking_faults[] = {
          "cap manual 1"),
     HOOK("manual-options-accepted", enable_manual, accept_options,
          "Manual protection takes options that there are not.", "cap manual 2"),
+    HOOK("manual-flags-ignored", enable_manual, ignore_flags,
+         "Manual protection takes flags, which have to be 0.", "cap manual 1 1"),
     HOOK("initially-set-ignored", enable_manual, drop_initially_set,
          "With INITIALLY_SET a log begins clean.", "cap manual 3; set 1 100 1 0 log; log 1"),
     HOOK("initially-set-always", enable_manual, add_initially_set,

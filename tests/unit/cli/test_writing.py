@@ -4,14 +4,13 @@ import errno
 import os
 import re
 import signal
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from vmm.cli.output.errors import HostFailed, Unusable, usable
-from vmm.cli.output.writing import folder_made, sweep, temporary_folder, written
+from vmm.cli.output.writing import folder_made, sweep, temporary_folder, unfinished, written
 
 FULL = Path("/dev/full")
 VMM = Path(__file__).parents[3] / "vmm"
@@ -50,7 +49,6 @@ def test_what_a_lost_process_had_begun_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    began = time.time() - 1
     (tmp_path / "logs").mkdir()
     targets = [tmp_path / "a[1].json", tmp_path / "logs" / "b.xml"]
     monkeypatch.setattr("vmm.cli.output.writing._nameless", lambda _: None)
@@ -58,15 +56,18 @@ def test_what_a_lost_process_had_begun_is_removed(
     mine = tmp_path / ".c.json.12345678"
     mine.touch()
     assert len([*tmp_path.rglob(".*")]) == 3
-    sweep(("check", "--json=a[1].json", "junit:logs/b.xml", "", "c"), began)
+    sweep(("check", "--json=a[1].json", "junit:logs/b.xml", "", "c"), set())
     assert [*tmp_path.rglob(".*")] == [mine]
 
 
 def test_what_was_there_before_stays(tmp_path: Path) -> None:
     other = tmp_path / ".a.json.12345678"
     other.touch()
-    sweep((f"--json={tmp_path}/a.json",), time.time() + 10)
-    assert other.exists()
+    arguments = (f"--json={tmp_path}/a.json",)
+    others = unfinished(arguments)
+    (tmp_path / ".a.json.87654321").touch()
+    sweep(arguments, others)
+    assert [*tmp_path.iterdir()] == [other]
 
 
 @pytest.mark.parametrize("size", [1, 100_000])

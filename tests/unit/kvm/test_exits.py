@@ -107,6 +107,22 @@ def test_fail_entry_and_memory_fault(run: CData) -> None:
     assert decode(run) == exits.MemoryFault(0x10000, 0x1000, 8)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (exits.Mmio(20480, b"a", True), "Mmio(gpa=0x5000, data=b'a', is_write=True)"),
+        (
+            exits.Io(0x3F8, b"ab", False, 1, 2),
+            "Io(port=0x3f8, data=b'ab', is_write=False, size_bytes=1, count=2)",
+        ),
+        (exits.FailEntry(0x80000021, 3), "FailEntry(hardware_reason=0x80000021, cpu=3)"),
+        (exits.MemoryFault(4096, 4096, 8), "MemoryFault(gpa=0x1000, size_bytes=0x1000, flags=0x8)"),
+    ],
+)
+def test_addresses_are_shown_in_hexadecimal(value: VcpuExit, text: str) -> None:
+    assert repr(value) == text
+
+
 def test_hypercall_and_system_event(run: CData) -> None:
     run.exit_reason = ExitReason.HYPERCALL
     run.hypercall = (12, [1, 2, 3, 4, 5, 6])

@@ -142,6 +142,17 @@ def test_unknown_options_are_refused(options: int) -> None:
     assert outcome(after(), operation) == Refused(errno.EINVAL)
 
 
+@pytest.mark.parametrize("flags", [1, 1 << 31])
+def test_a_capability_has_no_flags(flags: int) -> None:
+    others = (
+        EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 1, flags),
+        EnableCap("DISABLE_QUIRKS2", 0, flags),
+    )
+    assert {outcome(after(), each) for each in others} == {Refused(errno.EINVAL)}
+    outcomes = [each.outcome for each in after().allowed(EnableCap("DIRTY_LOG_RING", 4096, flags))]
+    assert outcomes == [Refused(errno.EINVAL), Done()]  # Its handler ignores them.
+
+
 def test_page_that_was_read_may_be_logged_where_reads_map_it_writable() -> None:
     model = after(LOGGED, read(1), write(2), features=READS_MAP_WRITABLE)
     allowed = outcome(model, LOG)

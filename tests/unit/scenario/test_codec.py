@@ -90,6 +90,10 @@ def test_scenario_survives_its_file() -> None:
         ),
         ({"operations": [{"op": "set_tss_addr", "gpa": 1 << 64}]}, "$.operations[0].gpa"),
         ({"operations": [{"op": "set_identity_map_addr", "gpa": -1}]}, "$.operations[0].gpa"),
+        (
+            {"operations": [{"op": "enable_cap", "cap": "DISABLE_QUIRKS2", "flags": 1 << 32}]},
+            "$.operations[0].flags",
+        ),
         ({"operations": [{"op": "create_vcpu", "vcpu": 1}]}, "$.operations[0].vcpu"),
         ({"operations": [{"op": "create_irqchip"}], "vcpus": 2}, "$.operations[0]: $.vcpus"),
         (
@@ -133,6 +137,25 @@ def test_bad_scenario_is_one_line_with_its_place(changes: dict[str, Any], compla
 def test_what_is_no_json_object_is_refused(text: bytes) -> None:
     with pytest.raises(FileError, match=r"^f\.json: "):
         codec.parse_scenario(text, "f.json")
+
+
+def test_a_number_that_no_computer_holds_is_refused() -> None:
+    with pytest.raises(FileError, match=r"^f\.json: Number out of range$"):
+        codec.parse_scenario(b'{"name": "x", "why": 1e999}', "f.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (b'{"name": "x", "operations": [], "name": "y"}', "$.name"),
+        (b'{"operations": [{"op": "touch"}, {"gpa": 1, "gpa": 2}]}', "$.operations[1].gpa"),
+        (b'{"guest": {"a": 1, "\\u0061": 1}, "guest": {}}', "$.guest"),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused(text: bytes, place: str) -> None:
+    with pytest.raises(FileError) as caught:
+        codec.parse_scenario(text, "f.json")
+    assert str(caught.value) == f"f.json: {place}: stands twice in one object"
 
 
 def test_missing_file_is_a_file_error(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vmm.cli.lab.progress import Progress, interrupted
 from vmm.cli.lab.results import Inside
 from vmm.cli.lab.timeout_option import timeout_option
 from vmm.cli.lab.whitebox import description_of
-from vmm.cli.output.writing import sweep
+from vmm.cli.output.writing import sweep, unfinished
 from vmm.lab.cache import new_run_folder
 from vmm.lab.cells import usual_number
 from vmm.lab.debian import RELEASES
@@ -131,7 +131,7 @@ def run(
             timeout,
             life_s=LIFE_S[chosen],
         )
-        start, began = time.monotonic(), time.time()
+        start, others = time.monotonic(), unfinished(words)
         folder, progress = new_run_folder(), Progress()
         what = " ".join((chosen.value, *parameters))
         say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
@@ -149,7 +149,7 @@ def run(
         say(f"note: {note}")
     if ending.why:
         say(ending.why)
-        sweep(words, began)
+        sweep(words, others)
         status = worst((status, ending.status))
     say(f"status {status} after {time.monotonic() - start:.1f} s; logs: {folder}")
     ctx.exit(_SKIP if bisect and status not in _VERDICTS else status)

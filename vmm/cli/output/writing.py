@@ -238,17 +238,24 @@ def apart(outputs: Iterable[str]) -> None:
         taken.add(place)
 
 
-def sweep(arguments: Iterable[str], began: float) -> None:
-    """Remove the unfinished files of a process that was killed, for the files among its arguments.
-
-    ``began`` is a time before the process started.
-    """
+def unfinished(arguments: Iterable[str]) -> set[Path]:
+    """Return the files that are not finished, of those that the arguments of a process name."""
+    found: set[Path] = set()
     for argument in arguments:
         named = Path(re.split("[:=]", argument)[-1])
         with suppress(OSError, ValueError):
-            for beside in named.parent.glob(f".{glob.escape(named.name)}.{_SUFFIX}"):
-                if beside.stat().st_ctime >= began:
-                    beside.unlink()
+            found.update(named.parent.glob(f".{glob.escape(named.name)}.{_SUFFIX}"))
+    return found
+
+
+def sweep(arguments: Iterable[str], others: set[Path]) -> None:
+    """Remove the unfinished files of a process that was killed, for the files among its arguments.
+
+    ``others`` were there before it started: no clock says so, which may be set meanwhile.
+    """
+    for file in unfinished(arguments) - others:
+        with suppress(OSError):
+            file.unlink()
 
 
 def _mode(target: Path) -> int:

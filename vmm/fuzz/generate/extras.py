@@ -237,7 +237,8 @@ class Extras:
         dice, features = self._dice, self._features
         what = dice.random()
         if what < 0.4:
-            return EnableCap("MANUAL_DIRTY_LOG_PROTECT2", dice.pick(_MANUAL_OPTIONS))
+            flags = 0 if what >= 0.1 else 1 if what >= 0.05 else 1 << 31
+            return EnableCap("MANUAL_DIRTY_LOG_PROTECT2", dice.pick(_MANUAL_OPTIONS), flags)
         if what < 0.6:
             offered = features.quirks & -features.quirks
             next_one = ~features.quirks & features.quirks + 1

@@ -79,18 +79,18 @@ static void mark(unsigned count, const uint32_t *bits)
 #endif
 
 /* KVM_ENABLE_CAP on the VM; 0 or an errno. */
-static int enable_cap(uint32_t cap, uint64_t argument)
+static int enable_cap(uint32_t cap, uint32_t flags, uint64_t argument)
 {
-	struct kvm_enable_cap wanted = {.cap = cap, .args = {argument}};
+	struct kvm_enable_cap wanted = {.cap = cap, .flags = flags, .args = {argument}};
 
 	return ioctl(vm, KVM_ENABLE_CAP, &wanted) ? errno : SUCCESS;
 }
 /*@ enablering */
 
 /* KVM_ENABLE_CAP: vCPUs get rings of this size from now on; 0 or an errno. */
-static int enable_ring(uint32_t cap, uint64_t argument)
+static int enable_ring(uint32_t cap, uint32_t flags, uint64_t argument)
 {
-	int error = enable_cap(cap, argument);
+	int error = enable_cap(cap, flags, argument);
 
 	if (!error)
 		ring_bytes = (uint32_t)argument;
