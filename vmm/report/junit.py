@@ -1,7 +1,8 @@
 """A run as JUnit XML, for CI servers: a test suite for each subject.
 
 A difference is a failure, an inconclusive verdict an error; a known issue that shows is skipped
-with type ``xfail``, as in pytest. What the kernel logged is in ``system-out``.
+with type ``xfail``, as in pytest. What an early end left out is skipped if something has failed
+already, else an error. What the kernel logged is in ``system-out``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from junitparser import Error, Failure, JUnitXml, Skipped, TestCase, TestSuite
 from junitparser.junitparser import FinalResult
 
 from vmm.host.hostinfo import HostInfo
-from vmm.report.ktap import name_of, reason_of
+from vmm.report.ktap import name_of, reason_of, why_left_out
 from vmm.report.plain import diagnosis, one_line
 from vmm.report.reporter import Reporter, Write, by_subject, subject_of
 from vmm.report.text import check_again
@@ -43,14 +44,15 @@ def junit_report(write: Write) -> Reporter:
 
 
 def junit_text(scenarios: Sequence[Scenario], run: Run) -> str:
-    """Return a run of scenarios as an XML document; a scenario that did not run is an error."""
+    """Return a run of scenarios as an XML document."""
     results = {checked.scenario.name: checked for checked in run.checked}
     document = _Document(_NAME)
     for subject, members in by_subject(scenarios).items():
         suite = TestSuite(name_of(subject))
         for name, value in _facts(run.host):
             suite.add_property(name, one_line(value))
-        suite.add_testcases([_case(each, results.get(each.name), run.early) for each in members])
+        cases = (_case(scenario, results.get(scenario.name), run) for scenario in members)
+        suite.add_testcases(list(cases))
         document.add_testsuite(suite)
     if not scenarios:
         document.add_testsuite(_of_nothing(run))
@@ -78,11 +80,12 @@ def _facts(host: HostInfo) -> Iterator[tuple[str, str]]:
     yield "hypervisor", "yes" if host.hypervisor else "no"
 
 
-def _case(scenario: Scenario, checked: Checked | None, early: str) -> TestCase:
+def _case(scenario: Scenario, checked: Checked | None, run: Run) -> TestCase:
     where = f"{_NAME}.{name_of(subject_of(scenario))}"
     if checked is None:
         case = TestCase(name_of(scenario.name), where)
-        case.result = [Error(one_line(f"did not run{f': {early}' if early else ''}"), "not-run")]
+        kind = Skipped if run.status is Status.DIFFERS else Error
+        case.result = [kind(one_line(why_left_out(run)), "not-run")]
         return case
     case = TestCase(name_of(scenario.name), where, round(checked.seconds, 4))
     result = _result(checked)

@@ -2,7 +2,7 @@
 
 Subjects are tests, and scenarios their subtests. A known issue that shows is ``ok`` with the
 directive XFAIL, as in kselftest; an inconclusive scenario is ``not ok``, with TIMEOUT if it hung,
-else ERROR.
+else ERROR. What an early end left out is skipped if something has failed already, else an ERROR.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,8 @@ class _Document:
         self._subjects: dict[str, list[Scenario]] = {}
         self._results: dict[str, Checked] = {}
         self._written = 0
-        self._why_not = ""
+        self._left_out = ""
+        self._failed = False
 
     def begin(self, scenarios: Sequence[Scenario], host: HostInfo) -> None:
         self._subjects = by_subject(scenarios)
@@ -48,7 +49,7 @@ class _Document:
             self._subject(subject, scenarios)
 
     def end(self, run: Run) -> None:
-        self._why_not = f"did not run{f': {run.early}' if run.early else ''}"
+        self._left_out, self._failed = why_left_out(run), run.status is Status.DIFFERS
         for subject, scenarios in list(self._subjects.items())[self._written :]:
             self._subject(subject, scenarios)
         self._lines(notes(run))
@@ -57,8 +58,10 @@ class _Document:
         self._written += 1
         self._lines(f"{_INDENT}{line}" for line in self._subtests(subject, scenarios))
         results = [self._results.get(scenario.name) for scenario in scenarios]
-        skipped = all(each and each.verdict.status is Status.SKIPPED for each in results)
-        word = "ok" if all(each and is_ok(each) for each in results) else "not ok"
+        skipped = all(
+            each.verdict.status is Status.SKIPPED if each else self._failed for each in results
+        )
+        word = "ok" if all(is_ok(each) if each else self._failed for each in results) else "not ok"
         directive = " # SKIP all of its scenarios" if skipped else ""
         self._lines([f"{word} {self._written} {name_of(subject)}{directive}"])
 
@@ -70,7 +73,8 @@ class _Document:
             name = name_of(scenario.name)
             checked = self._results.get(scenario.name)
             if checked is None:
-                yield f"not ok {number} {name} # ERROR {name_of(self._why_not)}"
+                result, directive = ("ok", "SKIP") if self._failed else ("not ok", "ERROR")
+                yield f"{result} {number} {name} # {directive} {name_of(self._left_out)}"
                 continue
             if checked.verdict.status is not Status.SKIPPED:
                 yield from (f"# {line}" for line in diagnosis(checked, check_again(checked)))
@@ -90,6 +94,11 @@ def notes(run: Run) -> Iterator[str]:
     """Yield, as diagnostics, what weakens a run and what ended it early."""
     texts = (*run.weaknesses, run.early, *run.error.splitlines())
     return (f"# note: {one_line(text)}" for text in texts if text)
+
+
+def why_left_out(run: Run) -> str:
+    """Return the reason why an early end left scenarios out."""
+    return f"did not run{f': {run.early}' if run.early else ''}"
 
 
 def is_ok(checked: Checked) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from junitparser import Error, Failure, JUnitXml, Skipped, TestCase
 from tap.parser import Parser
 
-from tests.played import INFO
+from tests.played import INFO, make
 from tests.results import (
     EVERY_KIND,
     HOSTILE,
@@ -101,7 +101,7 @@ def test_ktap_nests_scenarios_in_subjects() -> None:
             (2, True, "create-huge", "SKIP needs a huge page"),
             (3, True, "create-two", ""),
         ],
-        [(1, False, "move-wrong", ""), (2, False, "left-out", "ERROR did not run")],
+        [(1, False, "move-wrong", ""), (2, True, "left-out", "SKIP did not run")],
         [(1, True, "known-one", "XFAIL known issue an-issue"), (2, True, "known-gone", "")],
         [
             (1, False, "slow", "TIMEOUT hung: no end within 20 s; kernel stack: none"),
@@ -164,8 +164,8 @@ def test_junit_has_a_suite_for_each_subject_and_stable_names() -> None:
     document = JUnitXml.fromstring(told(junit_report, RUN, LEFT).encode())
     suites = {suite.name: suite for suite in document}
     assert list(suites) == ["create", "move", "dirty", "racing", "access", "spaces"]
-    assert (document.tests, document.failures, document.errors) == (12, 2, 4)
-    assert sum(suite.skipped for suite in document) == 3
+    assert (document.tests, document.failures, document.errors) == (12, 2, 3)
+    assert sum(suite.skipped for suite in document) == 4
     cases = {case.name: case for suite in suites.values() for case in suite}
     assert cases["create-one"].classname == "memslot-vmm.create"
     assert cases["create-one"].time == 0.0125
@@ -176,7 +176,7 @@ def test_junit_has_a_suite_for_each_subject_and_stable_names() -> None:
         "create-huge": (Skipped, "skip", "needs a huge page"),
         "create-two": None,
         "move-wrong": (Failure, "differs", "operation 0 breaks create: EEXIST"),
-        "left-out": (Error, "not-run", "did not run"),
+        "left-out": (Skipped, "not-run", "did not run"),
         "known-one": (Skipped, "xfail", "known issue an-issue"),
         "known-gone": None,
         "slow": (Error, "inconclusive", "hung: no end within 20 s; kernel stack: none"),
@@ -296,6 +296,19 @@ def test_what_ended_a_run_early_is_told() -> None:
     assert "# note: 3 scenarios hung\n" in told(tap13_report, run, LEFT)
     junit = junit_text(scenarios_of(run, *LEFT), run)
     assert 'message="did not run: 3 scenarios hung"' in junit
+
+
+def test_a_scenario_that_did_not_run_is_no_failure_where_another_has_failed() -> None:
+    why = "--max-differences 1 is reached"
+    other = (*LEFT, make("never", "flags"))
+    failed = dataclasses.replace(run_of(differs("a", "x"), not_run=other), early=why)
+    text = told(ktap_report, failed, other)
+    assert f"  ok 1 left-out # SKIP did not run: {why}\n" in text
+    assert "\nok 3 flags # SKIP all of its scenarios\n" in text
+    assert text.count("not ok ") == 2
+    assert failed.exit_status == 1
+    document = JUnitXml.fromstring(junit_text(scenarios_of(failed, *other), failed).encode())
+    assert (document.tests, document.failures, document.errors) == (3, 1, 0)
 
 
 def test_names_and_order_do_not_depend_on_the_results() -> None:
