@@ -39,7 +39,9 @@ def html_report(write: Write) -> Reporter:
 def html_text(result: ResultFile) -> str:
     """Return the page."""
     kinds = Counter(map(kind_of, result.scenarios))
-    verdict, kind = _verdict(result.status, kinds)
+    known = (each for each in result.scenarios if each.status is Status.KNOWN)
+    issues = {each.known_issue.name for each in known if each.known_issue}
+    verdict, kind = _verdict(result.status, kinds, len(issues))
     return rendered(
         "result.html",
         result=result,
@@ -68,7 +70,7 @@ def html_text(result: ResultFile) -> str:
     )
 
 
-def _verdict(status: Status, kinds: Counter[str]) -> tuple[str, str]:
+def _verdict(status: Status, kinds: Counter[str], issues: int) -> tuple[str, str]:
     """Return the heading, and the kind whose colour it has: with known issues that of "known".
 
     A pass is said of the scenarios that ran: a few show less than all.
@@ -77,7 +79,7 @@ def _verdict(status: Status, kinds: Counter[str]) -> tuple[str, str]:
         return _VERDICTS[status]
     heading = f"{counted(kinds.total() - kinds['skipped'], 'scenario')} ran: no difference"
     if kinds["known"]:
-        return f"{heading}, but for {counted(kinds['known'], 'known issue')}", "known"
+        return f"{heading}, but for {counted(issues, 'known issue')}", "known"
     return heading, "passed"
 
 

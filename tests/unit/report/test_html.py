@@ -13,11 +13,16 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from tests.browser import chromium, complaints, opened, phone, shows, violations
-from tests.results import EVERY_KIND, LEFT, passed, run_of
+from tests.ideal import ideal_history
+from tests.played import with_outcome
+from tests.results import EVERY_KIND, LEFT, differs, of_status, passed, run_of
 from vmm.report.html import html_text
 from vmm.report.json import run_text
 from vmm.report.resultfile import parse_result, result_file
+from vmm.scenario.history import Touched
+from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
 from vmm.verdict.judge import Status, Verdict
+from vmm.verdict.result import judged
 
 RUN = run_of(*EVERY_KIND, not_run=LEFT)
 
@@ -97,9 +102,9 @@ def test_the_tree_of_a_kernel_that_has_one_is_drawn(
 def test_a_known_issue_is_no_promise_kept() -> None:
     kept = run_of(passed("create-one"))
     assert "1 scenario ran: no difference</p>" in html_text(result_file(kept))
-    known = [each for each in EVERY_KIND if each.verdict.status is Status.KNOWN]
+    known = [of_status(differs(name), Status.KNOWN) for name in ("one", "another")]
     text = html_text(result_file(run_of(passed("create-one"), *known)))
-    assert 'verdict known">2 scenarios ran: no difference, but for 1 known issue</p>' in text
+    assert 'verdict known">3 scenarios ran: no difference, but for 1 known issue</p>' in text
 
 
 def test_what_the_guest_met_and_the_rule_are_told(browser: Chrome, page: Path) -> None:
@@ -119,6 +124,36 @@ def test_the_difference_is_emphasised_in_the_picture(browser: Chrome, page: Path
     assert len(browser.find_elements(By.CSS_SELECTOR, ".picture .wrong")) == 1
     opened(browser, page, "#s/create-one")
     assert browser.find_elements(By.CSS_SELECTOR, ".picture .wrong") == []
+
+
+def test_a_difference_far_to_the_right_comes_into_view(browser: Chrome, tmp_path: Path) -> None:
+    slots = [
+        SetUserMemoryRegion(slot, (slot + 1) * 0x100_000, 0x1000, Place("a")) for slot in range(12)
+    ]
+    scenario = Scenario("wide", (*slots, Touch(0x800_000)), (Mapping("a", 1),), survey="none")
+    run = run_of(judged(with_outcome(ideal_history(scenario), 12, Touched(1))))
+    page = tmp_path / "wide.html"
+    page.write_text(html_text(result_file(run)), encoding="utf-8")
+    phone(browser, 390)
+    opened(browser, page)
+    script = """
+        const shown = document.querySelector(".picture").getBoundingClientRect();
+        const wrong = document.querySelector(".picture .wrong").getBoundingClientRect();
+        return shown.left <= wrong.left && wrong.right <= shown.right;
+    """
+    in_view = browser.execute_script(script)
+    phone(browser, 0)
+    assert in_view
+
+
+def test_a_skip_says_why_and_no_more(browser: Chrome, page: Path) -> None:
+    opened(browser, page, "#s/create-huge")
+    text = one(browser, "#scenario").text
+    assert "needs a huge page" in text
+    assert "No steps" not in text
+    assert "events" not in text
+    opened(browser, page, "#s/move-wrong")
+    assert "What comes after this step is not judged." in one(browser, "#scenario").text
 
 
 def test_filters_by_text_subject_and_outcome(browser: Chrome, page: Path) -> None:

@@ -15,6 +15,7 @@ function draw(tag, attributes = {}, text = null) {
   if (text !== null) element.textContent = text;
   return element;
 }
+const counted = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 const fact = (name, ...value) => [make("dt", {}, name), make("dd", {}, ...value)];
 const mono = (text) => make("span", { class: "mono" }, text);
 const rule = (name) => make("a", { href: "#rule-" + name }, name);

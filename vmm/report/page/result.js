@@ -70,7 +70,13 @@ function show() {
       make(
         "p",
         { class: "source" },
-        [now.source, `${now.events} events judged`, `${now.seconds} s`].filter(Boolean).join(" · "),
+        [
+          now.source,
+          now.events ? `${counted(now.events, "event")} judged` : "",
+          now.seconds ? `${now.seconds} s` : "",
+        ]
+          .filter(Boolean)
+          .join(" · "),
       ),
     ),
   ];
@@ -134,7 +140,8 @@ function show() {
       make("p", { class: "sr", role: "status", id: "said" }),
     );
     now.view = { rows, palette, scale, range, output, buttons, panel, box };
-  } else parts.push(make("p", { class: "dim" }, "No steps were recorded."));
+  } else if (now.kind !== "skipped")
+    parts.push(make("p", { class: "dim" }, "No steps were recorded."));
   main.replaceChildren(...parts.filter((part) => part !== null));
   document.title = `${now.name}: ${now.label}`;
   for (const link of links) {
@@ -150,6 +157,15 @@ function reveal(link) {
     top = link.offsetTop;
   if (top < list.scrollTop || top + link.offsetHeight > list.scrollTop + list.clientHeight)
     list.scrollTop = top - list.clientHeight / 2;
+}
+
+// Scroll the picture to a mark that lies beside what is shown of it.
+function revealSideways({ box, scale }, mark) {
+  if (!mark) return;
+  const left = Number(mark.getAttribute("x")) * scale,
+    right = left + Number(mark.getAttribute("width")) * scale;
+  if (left < box.scrollLeft || right > box.scrollLeft + box.clientWidth)
+    box.scrollLeft = (left + right - box.clientWidth) / 2;
 }
 
 const place = (each) =>
@@ -172,6 +188,7 @@ function showStep() {
     top + ROW * view.scale > view.box.scrollTop + view.box.clientHeight
   )
     view.box.scrollTop = top - view.box.clientHeight / 2;
+  revealSideways(view, view.rows[step].querySelector(".wrong"));
   view.range.value = step;
   view.output.textContent = place(each);
   view.buttons.forEach((button, index) => {
@@ -198,7 +215,7 @@ function showStep() {
           "p",
           { class: "differs" },
           make("strong", {}, "Here the kernel and the model differ. "),
-          "After this step the slots are not known.",
+          "What comes after this step is not judged.",
         )
       : null,
     ...(each.notes || []).map((note) => make("p", { class: "dim mono" }, note)),
@@ -217,13 +234,13 @@ function showStep() {
     make(
       "section",
       { class: "box", "aria-label": "Touches" },
-      make("h3", {}, each.touches ? `${each.touches} touches of the guest` : "The guest"),
+      make("h3", {}, each.touches ? `${counted(each.touches, "touch", "touches")} of the guest` : "The guest"),
       metTable(each),
     ),
   );
   document.getElementById("said").textContent =
     `${place(each)}: ${each.call}: ` +
-    `${each.outcome || "done"}. ${slots.length} slots.`;
+    `${each.outcome || "done"}. ${counted(slots.length, "slot")}.`;
 }
 
 // Where we are stands in the address, so that a step can be linked to.
