@@ -21,4 +21,5 @@ def completion(ctx: click.Context, shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None
     script = found(ctx.find_root().command, {}, "vmm", "_VMM_COMPLETE")
-    put(f"{script.source()}\n")
+    # Commas belong to what an option does: of Click's line for fish only the first one parts it.
+    put(f"{script.source()}\n".replace('string split ","', 'string split --max 1 ","'))

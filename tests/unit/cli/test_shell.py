@@ -58,6 +58,18 @@ def test_each_shell_offers_what_this_program_says(shell: str) -> None:
     assert "zero-va-gpa-0-slot-0" in done.stdout.splitlines(), done.stdout + done.stderr
 
 
+def test_fish_says_all_that_an_option_does() -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("needs fish")
+    script = CliRunner().invoke(main, ["completion", "fish"]).output
+    done = subprocess.run(
+        ["fish", "-c", f"{script}\ncomplete -C 'vmm check --form'"],
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert "--format\tReport as text, ktap, " in done.stdout, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_gets_a_script_that_asks_this_program(shell: str) -> None:
     done = CliRunner().invoke(main, ["completion", shell])
