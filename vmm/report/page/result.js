@@ -234,7 +234,11 @@ function showStep() {
     make(
       "section",
       { class: "box", "aria-label": "Touches" },
-      make("h3", {}, each.touches ? `${counted(each.touches, "touch", "touches")} of the guest` : "The guest"),
+      make(
+        "h3",
+        {},
+        each.touches ? `${counted(each.touches, "touch", "touches")} of the guest` : "The guest",
+      ),
       metTable(each),
     ),
   );
