@@ -146,3 +146,19 @@ def test_all_that_a_kernel_takes_is_missed_in_one_line(tmp_path: Path) -> None:
         install = f"apt install make flex bison{packages}{package}"
         assert done.stderr == f"lab-kernel: {lacking}: {install}\n"
     assert not (tmp_path / ".cache").exists()
+
+
+def test_a_signal_to_all_that_the_script_has_begun_has_a_status_of_ours(tmp_path: Path) -> None:
+    ended = tmp_path / "sha256sum"  # Ends all processes of the group, as Ctrl-C does.
+    ended.write_text("#!/bin/sh\nkill -TERM 0\nsleep 9\n")
+    ended.chmod(0o755)
+    done = subprocess.run(
+        ["env", "--default-signal", ROOT / "scripts/vmm", "info"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        start_new_session=True,
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.endswith("vmm: interrupted\n")

@@ -6,6 +6,7 @@ whole, or not at all, when Python has compiled it.
 """
 
 import os
+import signal
 import sys
 from contextlib import suppress
 
@@ -19,6 +20,8 @@ _INTERNAL_ERROR = 70
 
 def run() -> "NoReturn":
     """Run the command, and end the process with its status."""
+    # They wait until the command can tell of them: see `vmm.host.signals`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
     try:
         from vmm.cli.start import run as run_command
     except ImportError as error:

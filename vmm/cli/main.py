@@ -18,7 +18,7 @@ from vmm.cli.groups import CommandsByName
 from vmm.cli.output.errors import Ended, Failure, in_one_line
 from vmm.cli.output.printing import OutputLost, give_up_on, output_checked, say
 from vmm.cli.output.unfinished import early_of
-from vmm.host.signals import ENDING_SIGNALS
+from vmm.host.signals import ENDING_SIGNALS, SignalledError
 from vmm.scenario.endings import INTERRUPTED
 from vmm.verdict import statuses
 
@@ -63,6 +63,14 @@ class Commands(CommandsByName):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return self._invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            # A second signal ends the process from here on: it would be click's to handle.
+            say(INTERRUPTED)
+            ctx.exit(_without_a_run(ctx, statuses.INCONCLUSIVE))
+
+    def _invoke(self, ctx: click.Context) -> Any:
         with _as_interruptions():
             try:
                 with in_one_line():
@@ -78,9 +86,8 @@ class Commands(CommandsByName):
                 raise Ended(error.message, _without_a_run(ctx, error.exit_code)) from None
             except (click.ClickException, click.exceptions.Exit):
                 raise
-            except (KeyboardInterrupt, click.Abort):
-                say(INTERRUPTED)
-                ctx.exit(_without_a_run(ctx, statuses.INCONCLUSIVE))
+            except click.Abort:
+                raise
             except Exception as error:
                 ctx.exit(_without_a_run(ctx, _failed(error)))
 
@@ -118,7 +125,7 @@ def _as_interruptions() -> Iterator[None]:
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise SignalledError
 
     def out_of_time(number: int, frame: FrameType | None) -> None:
         # The kernel sends it again each second: what has run is still to be written.
@@ -126,7 +133,7 @@ def _as_interruptions() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
         with suppress(OSError):
             os.write(2, b"vmm: the host: no more CPU time is allowed (ulimit -t)\n")
-        raise KeyboardInterrupt
+        raise SignalledError
 
     def dropped(what: "sys.UnraisableHookArgs") -> None:
         if isinstance(what.exc_value, KeyboardInterrupt):

@@ -4,7 +4,7 @@ import signal
 from types import FrameType
 from typing import Self
 
-from vmm.host.signals import ENDING_SIGNALS
+from vmm.host.signals import ENDING_SIGNALS, SignalledError
 
 
 class Interruption:
@@ -23,5 +23,5 @@ class Interruption:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            raise KeyboardInterrupt
+            raise SignalledError
         self.asked = True

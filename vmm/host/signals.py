@@ -6,6 +6,15 @@ ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Sent by a person, a batch system, and a terminal that closes."""
 
 
+class SignalledError(KeyboardInterrupt):
+    """What handlers of these signals raise.
+
+    If KeyboardInterrupt itself leaves an ``exec()`` of text, by which dataclasses make methods, a
+    program that was started by ``python -m`` ends with SIGINT in place of its status, though it
+    was caught.
+    """
+
+
 def release() -> None:
     """Unblock the signals, which were blocked since the program began. Raises KeyboardInterrupt.
 

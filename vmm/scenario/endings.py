@@ -35,7 +35,22 @@ KERNEL_SHORT = frozenset((errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 
 KERNEL_SHORT_NAMES = {errno.errorcode[number]: number for number in sorted(KERNEL_SHORT)}
 
+_STORAGE_GONE = frozenset(
+    (
+        errno.ESTALE,
+        errno.ENOTCONN,
+        errno.ETIMEDOUT,
+        errno.EREMOTEIO,
+        errno.EHOSTDOWN,
+        errno.ESHUTDOWN,
+        errno.ENOLCK,
+        errno.EUCLEAN,
+    )
+)
+"""What a file system then says whose server or device does not answer, or that is damaged."""
+
 HOST_SHORT = KERNEL_SHORT | {
+    *_STORAGE_GONE,
     errno.ENOSPC,
     errno.EDQUOT,
     errno.EFBIG,

@@ -194,3 +194,34 @@ def test_streams_that_were_closed_change_no_status(closed: tuple[int, ...]) -> N
 
     command = [sys.executable, "-P", "-m", "vmm.cli", "show", "move-up"]
     assert subprocess.run(command, preexec_fn=close, check=False).returncode == 0
+
+
+def test_a_second_signal_is_not_left_to_others_while_the_first_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handlers = []
+    before = [signal.getsignal(number) for number in ENDING_SIGNALS]
+    monkeypatch.setattr("vmm.cli.command.Command.invoke", interrupted)
+    monkeypatch.setattr(
+        "vmm.cli.main.say",
+        lambda _: handlers.append([signal.getsignal(number) for number in ENDING_SIGNALS]),
+    )
+    assert CliRunner().invoke(main, ["info"], prog_name="vmm").exit_code == 3
+    assert handlers == [before]
+
+
+def test_a_signal_while_a_method_is_made_leaves_the_status(tmp_path: Path) -> None:
+    (tmp_path / "making.py").write_text(
+        "import os, signal, sys\n"
+        "from vmm.cli.main import _as_interruptions\n"
+        "try:\n"
+        "    with _as_interruptions():\n"
+        "        exec('os.kill(os.getpid(), signal.SIGTERM)')\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(3)\n"
+    )
+    done = subprocess.run([sys.executable, "-m", "making"], cwd=tmp_path, check=False)
+    assert done.returncode == 3

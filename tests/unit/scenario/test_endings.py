@@ -8,7 +8,7 @@ import pytest
 
 from kvm_abi.mman import checked_result
 from kvm_abi.raw import KvmError
-from vmm.scenario.endings import is_short, of_the_host, what_is_short
+from vmm.scenario.endings import is_short, of_the_host, what_is_short, why_failed
 
 
 def test_what_has_no_words_of_its_own_gets_some() -> None:
@@ -24,6 +24,14 @@ def test_what_ran_out_is_told_with_the_file_and_the_limit() -> None:
     assert of_the_host(full) == "the host: /cache/kernel: No space left on device"
     full = OSError(errno.EMFILE, "Too many open files")
     assert of_the_host(full) == "the host: Too many open files (ulimit -n)"
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT]
+)
+def test_a_file_system_that_takes_nothing_more_is_the_hosts(number: int) -> None:
+    error = OSError(number, os.strerror(number), "h.jsonl")
+    assert why_failed(error) == f"the host: h.jsonl: {os.strerror(number)}"
 
 
 def test_only_what_runs_out_is_the_hosts() -> None:

@@ -8,7 +8,7 @@ from vmm.cli.running.carrying import Carried, EarlyEnd, Finished
 from vmm.cli.running.history_files import HistoryFiles
 from vmm.cli.running.host import Host
 from vmm.execution.runner import Record
-from vmm.host.signals import is_interruption
+from vmm.host.signals import SignalledError, is_interruption
 from vmm.scenario.endings import DIED, HOST, INTERRUPTED, what_is_short
 from vmm.scenario.operations import Scenario
 from vmm.scenario.words import counted
@@ -148,7 +148,7 @@ class Judge:
                     checked = replace(checked, steps=recorder.steps())
         except Exception as error:
             if is_interruption(error):
-                raise KeyboardInterrupt from error
+                raise SignalledError from error
             checked = broken_off(scenario, error)
             checked = replace(checked, seconds=ran.seconds, problems=ran.problems)
         self._keep(ran.record, checked)
