@@ -30,7 +30,6 @@ from vmm.scenario.history import (
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
     AnyOperation,
-    ChangeHostMemory,
     Execute,
     GetDirtyLog,
     HarvestDirtyRing,
@@ -47,7 +46,7 @@ from vmm.scenario.plan import guest_slots
 from vmm.scenario.shown import shown
 from vmm.scenario.threadwords import threads
 from vmm.scenario.toolversion import tool_version
-from vmm.verdict.hostchange import last_host_change
+from vmm.verdict.hostchange import HOST_CHANGES, last_host_change
 from vmm.verdict.judge import Difference, Verdict
 
 _MOST = 400
@@ -108,7 +107,7 @@ def _after(scenario: Scenario, difference: Difference, event: Event, of_slot: st
     """Name the changes before a difference: that of a slot, and the host's where it counts."""
     changed = last_host_change(scenario, difference)
     changes = [of_slot]
-    if changed is not None and not isinstance(event.operation, ChangeHostMemory):
+    if changed is not None and not isinstance(event.operation, HOST_CHANGES):
         by_host = words.operation(scenario.operations[changed])
         later = scenario.operations[changed + 1 : difference.origin + 1]
         covered = any(isinstance(each, SetUserMemoryRegion) for each in later)
@@ -301,11 +300,15 @@ def _step(
 
 
 def _change(operation: SetUserMemoryRegion, old: SetUserMemoryRegion | None) -> str:
-    """Return the kind of a change (kvm_mr_change)."""
+    """Return the kind of a change (kvm_mr_change), or which change of them it cannot be."""
     if not operation.memory_size:
         return "delete"
     if old is None:
         return "create"
+    if operation.memory_size != old.memory_size:
+        return "change size"
+    if operation.userspace_addr != old.userspace_addr:
+        return "change hva"
     if operation.guest_phys_addr != old.guest_phys_addr:
         return "move"
     return "change flags" if operation.flags != old.flags else "no change"

@@ -1,7 +1,14 @@
 """Which change of host memory a difference may come from: the last one before it."""
 
-from vmm.scenario.operations import ChangeHostMemory, Scenario, SetUserMemoryRegion
+from vmm.scenario.operations import (
+    ChangeHostMemory,
+    PunchGuestMemfd,
+    Scenario,
+    SetUserMemoryRegion,
+)
 from vmm.verdict.judge import Difference
+
+HOST_CHANGES = (ChangeHostMemory, PunchGuestMemfd)
 
 _OF_HOST_MEMORY = ("host-", "hva-")
 """How the names of rules begin that say what a slot shows of host memory."""
@@ -14,11 +21,9 @@ def last_host_change(scenario: Scenario, found: Difference) -> int | None:
     """
     covers = not any(each.rule.startswith(_OF_HOST_MEMORY) for each in found.expected)
     for index in reversed(range(len(scenario.operations[: found.origin + 1]))):
-        match scenario.operations[index]:
-            case ChangeHostMemory():
-                return index
-            case SetUserMemoryRegion() if covers:
-                return None
-            case _:
-                pass
+        operation = scenario.operations[index]
+        if isinstance(operation, HOST_CHANGES):
+            return index
+        if covers and isinstance(operation, SetUserMemoryRegion):
+            return None
     return None

@@ -1,5 +1,6 @@
 """A bug report says what happened, in Markdown and as a mail, and forges nothing."""
 
+import errno
 import subprocess
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from vmm.scenario.history import (
 from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
+    CreateGuestMemfd,
     EnableCap,
     GetDirtyLog,
     GuestThread,
@@ -38,6 +40,7 @@ from vmm.scenario.operations import (
     Mapping,
     Place,
     PreFaultMemory,
+    PunchGuestMemfd,
     Race,
     Scenario,
     SetUserMemoryRegion,
@@ -127,11 +130,25 @@ def test_wrong_memory_and_wrong_exits_are_told_apart() -> None:
     assert "KVM_EXIT_SHUTDOWN instead of 0xffffffff, MMIO read" in titles[3]
 
 
+@pytest.mark.parametrize(
+    ("call", "change"),
+    [
+        (SetUserMemoryRegion(1, 0x100_000, 0x1000, Place("a")), "no change"),
+        (SetUserMemoryRegion(1, 0x100_000, 0x1000, Place("a"), flags=1), "change flags"),
+        (SetUserMemoryRegion(1, 0x200_000, 0x1000, Place("a", 0x1000)), "change hva"),
+        (SetUserMemoryRegion(1, 0x200_000, 0x2000, Place("a")), "change size"),
+    ],
+)
+def test_a_call_is_named_by_what_it_would_change(call: SetUserMemoryRegion, change: str) -> None:
+    title = wrong((SCENARIO.operations[0], call), Refused(errno.EEXIST))
+    assert title.startswith(f"{change} of slot 1: EEXIST instead of ")
+
+
 def wrong(operations: tuple[AnyOperation, ...], outcome: AnyOutcome) -> str:
     """Return the title of a bug that gives the last operation this outcome."""
     scenario = msgspec.structs.replace(SCENARIO, operations=operations)
     history = ideal_history(scenario)
-    last = next(at for at, it in enumerate(history.events) if it.operation == operations[-1])
+    last = next(at for at, it in enumerate(history.events) if it.origin == len(operations) - 1)
     events = list(history.events)
     events[last] = msgspec.structs.replace(events[last], outcome=outcome)
     history = msgspec.structs.replace(history, events=tuple(events))
@@ -186,6 +203,7 @@ def test_a_title_names_the_page_or_the_place(
 
 UNMAPPED = ChangeHostMemory(Place("a"), 2, "unmap")
 READ = Touch(0x100_000)
+OF_PAGE_1 = Touch(0x101_000)
 OTHER = SetUserMemoryRegion(2, 0x300_000, 0x1000, Place("a"))
 
 
@@ -201,6 +219,11 @@ OTHER = SetUserMemoryRegion(2, 0x300_000, 0x1000, Place("a"))
             (LOGGED, UNMAPPED, OTHER, READ),
             "after munmap on 2 pages at a+0x0 and create of slot 2, "
             "read at gpa 0x100000 reaches memory instead of exiting with MMIO",
+        ),
+        (
+            (CreateGuestMemfd("f", 0x1000), LOGGED, PunchGuestMemfd("f", 0, 0x1000), OF_PAGE_1),
+            "after fallocate(f, PUNCH_HOLE|KEEP_SIZE, offset=0x0, len=0x1000), "
+            "read at gpa 0x101000 meets the wrong memory",
         ),
         (
             (LOGGED, UNMAPPED, SetUserMemoryRegion(1), READ),
@@ -227,7 +250,7 @@ def test_steps_are_named_by_what_they_do() -> None:
     own, *steps_of_scenario = steps.lines
     assert own.startswith("create, for the test guest itself: KVM_SET_USER_MEMORY_REGION(slot=400")
     named = [line.partition(":")[0] for line in steps_of_scenario[:3]]
-    assert named == ["create", "move", "no change"]
+    assert named == ["create", "move", "change hva"]
     assert steps_of_scenario[2].endswith("-> EINVAL")
     assert steps_of_scenario[4].startswith("delete: ")
     assert "2 pages of anonymous memory" in memory.lines[0]
