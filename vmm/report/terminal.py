@@ -9,7 +9,7 @@ from rich.text import Text
 from vmm.host.health import Problem
 from vmm.report.counts import counted_as
 from vmm.scenario import words
-from vmm.scenario.endings import HARNESS
+from vmm.scenario.endings import DIED, HARNESS
 from vmm.scenario.operations import Scenario
 from vmm.scenario.shown import shown
 from vmm.verdict.groups import Alike, Skipped
@@ -52,6 +52,9 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
         lines += _field("traceback", verdict.reason.removeprefix(HARNESS).splitlines(), None)
     elif verdict.status is not Status.PASSED:
         lines += _title(checked, verdict.reason, width)
+        if verdict.reason.startswith(f"{DIED}SIGKILL"):
+            why = "for want of memory (the kernel's log names what the OOM killer ended)"
+            lines += _field("perhaps", [why], width)
     elif checked.problems:
         lines += _title(checked, "no outcome is wrong, but the kernel complained", width)
     if verdict.under_way is not None:
