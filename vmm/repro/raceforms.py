@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from vmm.model.races.calls import MaybeTranslation, view_of
+from vmm.model.races.calls import BARE, NO_MEMORY, MaybeTranslation, view_of
 from vmm.model.races.clocks import words_of
 from vmm.repro.account import Account
 from vmm.repro.answers import InexpressibleError
@@ -11,6 +11,7 @@ from vmm.repro.hostchanges import change_call, follow
 from vmm.repro.races import RaceTables, Row, Table
 from vmm.scenario.hostpages import HostPages, PageKey
 from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
     REAL_MODE_END,
     SMM,
     ChangeHostMemory,
@@ -23,8 +24,10 @@ from vmm.scenario.operations import (
     HostWrite,
     PreFaultMemory,
     ResetDirtyRings,
+    SetMemoryAttributes,
     Touch,
     access_end,
+    pages_of,
 )
 
 _MOST_GUESTS = 8
@@ -50,7 +53,12 @@ def race(
         for op in thread.operations
         if isinstance(op, ChangeHostMemory)
     ]
-    return [*_outside(account, tables), f"race(&race_{number});", *follow(account, host, changes)]
+    return [
+        *_outside(account, tables),
+        *form.private_memory(),
+        f"race(&race_{number});",
+        *follow(account, host, changes),
+    ]
 
 
 def _outside(account: Account, tables: RaceTables) -> Iterator[str]:
@@ -80,6 +88,9 @@ class _Form:
         account.use("race", "threads")
         if tables.has_ring:
             account.use("racering")
+        self._private = {each.name: f"&{name}_private_{n}" for n, each in enumerate(tables.private)}
+        if tables.converts:
+            account.use("raceprivate")
         if len(self._race.guests) > _MOST_GUESTS:
             raise InexpressibleError(f"a race of more than {_MOST_GUESTS} vCPUs")
         if access_end(self._race) > REAL_MODE_END:
@@ -88,7 +99,12 @@ class _Form:
     def text(self) -> str:
         """Return all declarations, in the order in which C needs them."""
         tables, name = self._tables, self._name
-        parts = [self._host_thread(number) for number in range(len(self._race.hosts))]
+        parts = [
+            f'static struct mapping {self._private[each.name][1:]} = {{.name = "{each.name}", '
+            f".pages = {each.pages}}};\n"
+            for each in tables.private
+        ]
+        parts += [self._host_thread(number) for number in range(len(self._race.hosts))]
         parts += [_program(f"{name}_guest_{n}", tables, g) for n, g in enumerate(self._race.guests)]
         if any(isinstance(op, PreFaultMemory) for g in self._race.guests for op in g.program):
             self._account.use("raceprefault")
@@ -125,6 +141,19 @@ class _Form:
         )
         return "".join(parts)
 
+    def private_memory(self) -> Iterator[str]:
+        """Yield the statements that say what private memory holds before the race."""
+        for each in self._tables.private:
+            self._account.use("raceprivatebegins")
+            yield f"begin_private({self._private[each.name]});"
+            for offset, value in each.words:
+                self._account.use("raceprivateholds")
+                yield f"private_holds({self._private[each.name]}, {offset:#x}, {value:#x});"
+
+    def _memory(self, name: str) -> str:
+        """Return the variable of a mapping, or of private memory."""
+        return self._private.get(name) or self._account.names.variable(name)
+
     def _clocks(self) -> Iterator[str]:
         """Yield the tables of KVM's clocks, and of the words of host memory that KVM may write."""
         tables, name = self._tables, self._name
@@ -154,7 +183,7 @@ class _Form:
             operations.append(row)
         calls = [_call_row(row) for row in table.rows]
         places = [self._place(each) for row in table.rows for each in row.places]
-        between = [_bool(each) for row in table.rows for each in row.between]
+        between = [each for row in table.rows for each in row.between]
         pages = self._tables.pages
         reach = [_REACH[row.reach[page]] for row in table.rows for page in pages]
         loss = [_loss(row, page) for row in table.rows for page in pages]
@@ -169,7 +198,7 @@ class _Form:
                 _array(f"static const struct race_operation {name}", operations),
                 _array(f"static const struct race_call {name}_calls", calls),
                 _array(f"static const struct place {name}_places", places),
-                _array(f"static const bool {name}_between", between),
+                _array(f"static const unsigned char {name}_between", between),
                 _array(f"static const unsigned char {name}_reach", reach),
                 _array(f"static const unsigned char {name}_loss", loss),
                 shows,
@@ -225,6 +254,11 @@ class _Form:
             case ChangeHostMemory():
                 call = change_call(self._account, self._host, op)
                 body = f"\t{call}\n\treturn SUCCESS;\n"
+            case SetMemoryAttributes():
+                body = f"\treturn {self._call_of(op)};\n"
+                gfns = f".first = {op.address // PAGE_SIZE_BYTES:#x}, .pages = {pages_of(op.size)}"
+                row = f"{{.action = CONVERTS, .call = {name}, {gfns}}}"
+                return f"static int {name}(void)\n{{\n{body}}}\n\n", row
             case _:
                 body = f"\treturn {self._call_of(op)};\n"
         return f"static int {name}(void)\n{{\n{body}}}\n\n", f"{{.call = {name}}}"
@@ -236,15 +270,17 @@ class _Form:
         return self._sizes.get(slot, 0) + 1
 
     def _page(self, key: PageKey) -> str:
-        return f"{{{self._account.names.variable(key[0])}, {key[1]}}}"
+        return f"{{{self._memory(key[0])}, {key[1]}}}"
 
     def _place(self, place: MaybeTranslation) -> str:
         if place is None:
             return "{0}"
+        if place in NO_MEMORY:
+            return "{.slot = NO_SLOT}" if place == BARE else "{.slot = NO_PRIVATE}"
         key = place.mapping, place.page
         tracked = self._tables.pages.index(key) if key in self._tables.pages else -1
         return (
-            f"{{{self._account.names.variable(place.mapping)}, {place.page}, {place.slot}, "
+            f"{{{self._memory(place.mapping)}, {place.page}, {place.slot}, "
             f"{place.slot_page}, {_bool(place.readonly)}, {tracked}}}"
         )
 

@@ -8,21 +8,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from typing import Literal, NamedTuple
 
-from vmm.model.races.calls import HostSide, MaybeTranslation, Translation, View, view_of
+from vmm.model.races.calls import BARE, HostSide, MaybeTranslation, Translation, View, view_of
 from vmm.model.races.clocks import RaceClock, runs_a_vcpu
 from vmm.model.races.logs import Logging
+from vmm.model.races.tracks import Track
+from vmm.model.races.words import WORD_BYTES
 from vmm.repro.answers import InexpressibleError, errno_of
 from vmm.scenario.clocks import ClockWrite
-from vmm.scenario.history import AnyOutcome, Call, CallOutcome, Refused
+from vmm.scenario.history import AnyOutcome, Call, CallOutcome, Done, Refused
 from vmm.scenario.hostpages import Access, PageKey
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     ChangeHostMemory,
     HostAction,
     HostWrite,
+    PunchGuestMemfd,
     Race,
+    SetMemoryAttributes,
     Touch,
+    pages_of,
 )
 
 _MOST_ROUNDS = 8
@@ -44,18 +50,25 @@ class Logged:
     pages: int = 0
 
 
+Between = Literal["NO_OTHER", "A_HOLE", "A_FAULT"]
+"""What a gfn may be while a call is under way, besides what it was and will be."""
+
+
 @dataclass(slots=True)
 class Row:
     """The state after a call of a thread, and the errnos that the call may return."""
 
     answers: tuple[int, ...]
     places: tuple[MaybeTranslation, ...]
-    between: tuple[bool, ...]
+    between: tuple[Between, ...]
     reach: dict[PageKey, Access]
     shows: dict[PageKey, PageKey] = field(default_factory=dict)
     """What pages show that show something else at some time."""
 
     cleared: tuple[PageKey, ...] = ()
+    punched: tuple[PageKey, ...] = ()
+    """The pages of a guest_memfd that the call punched out."""
+
     losing: tuple[PageKey, ...] = ()
     """The pages to which writes may be lost while the call is under way."""
 
@@ -82,6 +95,14 @@ class ClockOf:
     is_sure: bool
 
 
+class PrivateMemory(NamedTuple):
+    """A guest_memfd, with the words in it that are not 0 when a race begins."""
+
+    name: str
+    pages: int
+    words: tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class RaceTables:
     """All that a C program needs to know of a race."""
@@ -102,6 +123,15 @@ class RaceTables:
     clocks: tuple[ClockOf, ...] = ()
     clock_writes: tuple[ClockWrite, ...] = ()
     """What KVM may write at any place where its clocks may be."""
+
+    private: tuple[PrivateMemory, ...] = ()
+    """What vCPUs reach that the host cannot see."""
+
+    @property
+    def converts(self) -> bool:
+        """Whether any gfn becomes private or shared, or is private memory."""
+        actions = (op for host in self.race.hosts for op in host.operations)
+        return bool(self.private) or any(isinstance(op, SetMemoryAttributes) for op in actions)
 
     @property
     def shows_anew(self) -> bool:
@@ -183,7 +213,30 @@ def tables_of(
         host.tracking.features.reads_make_dirty,
         tuple(_clocks(race, views, clocks)),
         tuple(_clock_writes(views, tables, clocks, stores)),
+        tuple(_private(host, tables)),
     )
+
+
+def _private(host: HostSide, tables: Iterable[Table]) -> Iterator[PrivateMemory]:
+    """Yield the private memory that vCPUs reach. Raises InexpressibleError."""
+    found: dict[str, set[int]] = {}
+    for row in (row for table in tables for row in table.rows):
+        for place in row.places:
+            if place is not None and host.is_private(place):
+                found.setdefault(place.mapping, set()).add(place.page)
+        for name, page in row.punched:
+            found.setdefault(name, set()).add(page)
+    for name, pages in found.items():
+        words: list[tuple[int, int]] = []
+        for page in sorted(pages):
+            held = host.holds(name, page)
+            if held is None:
+                raise InexpressibleError("what private memory holds when a race begins is unknown")
+            for at in range(0, PAGE_SIZE_BYTES, WORD_BYTES):
+                value = int.from_bytes(held[at : at + WORD_BYTES], "little")
+                if value:
+                    words.append((page * PAGE_SIZE_BYTES + at, value))
+        yield PrivateMemory(name, max(pages) + 1, tuple(words))
 
 
 _Stores = dict[PageKey, tuple[PageKey, ...]]
@@ -229,12 +282,19 @@ def _taken_over(log: Logging) -> Iterator[tuple[int, bool]]:
 def _fill(table: Table, pages: Iterable[PageKey], host: HostSide) -> None:
     """Complete each row: what each page shows, and how it may be accessed, before any change."""
     for page in pages:
-        reach: Access = host.presence[page].first
+        track = host.presence.get(page)
+        reach: Access = track.first if track is not None else "everything"
         shown = next(iter(host.stores(*page, _AT_FIRST)))
         for row in table.rows:
             reach = row.reach.setdefault(page, reach)
             if page in host.shown_anew:
                 shown = row.shows.setdefault(page, shown)
+
+
+def _between(track: Track[MaybeTranslation]) -> Between:
+    if not track.passing:
+        return "NO_OTHER"
+    return "A_FAULT" if BARE in track.passing else "A_HOLE"
 
 
 class _Player:
@@ -287,7 +347,8 @@ class _Player:
             for slot in self._host.slots
         ]
         reach = {page: track.last for page, track in self._host.presence.items()}
-        return slots, reach, self._host.shown_now()
+        places = tuple(track.last for track in self._host.places.values())
+        return slots, places, reach, self._host.shown_now()
 
     def _call(self, op: HostAction) -> Row:
         host = self._host
@@ -301,12 +362,17 @@ class _Player:
         flaw = host.call(op, call, f"host thread {self._number}")
         assert flaw is None, "an outcome of its own is allowed"
         between = [
-            host.places[view].changes > before and host.places[view].passes
+            _between(host.places[view]) if host.places[view].changes > before else "NO_OTHER"
             for view, before in changes.items()
         ]
         answers = tuple(dict.fromkeys((errno_of(outcome), *map(errno_of, outcomes))))
         row = self._row(answers, between)
         row.cleared = tuple(emptied)
+        if isinstance(op, PunchGuestMemfd) and outcome == Done():
+            first, end = op.offset // PAGE_SIZE_BYTES, pages_of(op.offset + op.size)
+            row.punched = tuple((op.name, page) for page in range(first, end))
+            row.cleared = row.punched
+            row.reach.update(dict.fromkeys(row.punched, "everything"))
         if isinstance(op, ChangeHostMemory) and op.how in ("move_away", "fetch_later"):
             row.is_fresh = op.how == "move_away"
             first = op.place.offset // PAGE_SIZE_BYTES
@@ -322,15 +388,14 @@ class _Player:
             return next((o for o in outcomes if not isinstance(o, Refused)), outcomes[0])
         return outcomes[0]
 
-    def _row(self, answers: tuple[int, ...], between: Sequence[bool]) -> Row:
+    def _row(self, answers: tuple[int, ...], between: Sequence[Between]) -> Row:
         host = self._host
         for slot in host.slots:
             self.sizes[slot.number] = max(slot.npages, self.sizes.get(slot.number, 0))
         places = tuple(track.last for track in host.places.values())
-        if not all(map(host.is_host_memory, places)):
-            raise InexpressibleError("a vCPU reaches private memory in a race")
         reach = {page: track.last for page, track in host.presence.items()}
-        between = tuple(between) or (False,) * len(places)
+        nothing: Between = "NO_OTHER"
+        between = tuple(between) or (nothing,) * len(places)
         return Row(answers, places, between, reach, host.shown_now())
 
     def _logged(self, before: Sequence[tuple[Logging, object, int]]) -> Logged:

@@ -405,7 +405,7 @@ class Statements:
         ]
 
     def _pre_fault(self, op: ops.PreFaultMemory, step: Expectation) -> list[str]:
-        self.account.use("prefault")
+        self.account.use("prefaultcall")
         where = f"{op.vcpu}, {unsigned(op.gpa)}, {unsigned(op.size)}, {unsigned(op.flags)}"
         lines = [self.account.checked(f"pre_fault({where})", step)]
         for outcome in (each.outcome for each in step.allowed):

@@ -30,8 +30,10 @@ from vmm.scenario.history import (
     Stopped,
     Touched,
     Window,
+    private_fault,
 )
 from vmm.scenario.operations import (
+    ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -51,12 +53,14 @@ from vmm.scenario.operations import (
     PunchGuestMemfd,
     Race,
     Scenario,
+    SetMemoryAttributes,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
     Touch,
 )
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.validate import validate
+from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status, Verdict, judge
 
 GPA = 0x10_0000
@@ -464,6 +468,38 @@ def test_what_a_guest_writes_to_a_file_over_memory_is_in_the_file(window: tuple[
     lost = played(CREATE, (OVER,), WRITE, calls, windows, TO_FILE)
     # A write during the call may have gone to the memory that is gone.
     assert lost.status is (Status.DIFFERS if window[0] > 20 else Status.PASSED)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (private_fault(GPA, PAGE_SIZE_BYTES), Status.PASSED),
+        (GONE, Status.PASSED),
+        (Stopped("EFAULT"), Status.PASSED),
+        (Touched(0), Status.DIFFERS),
+        (PAGE_A, Status.DIFFERS),
+    ],
+)
+def test_a_private_gpa_without_a_slot_is_a_fault_or_mmio(
+    outcome: Touched | Stopped, status: Status
+) -> None:
+    bound = SetUserMemoryRegion2(
+        1, GPA, PAGE_SIZE_BYTES, Place("a"), GUEST_MEMFD, guest_memfd="file"
+    )
+    race = Race((HostThread((DELETE,)),), (GuestThread((READ,)),))
+    before = (
+        CreateGuestMemfd("file", PAGE_SIZE_BYTES),
+        bound,
+        SetMemoryAttributes(GPA, PAGE_SIZE_BYTES, ATTRIBUTE_PRIVATE),
+    )
+    scenario = Scenario("race", (*before, race), (A,), survey="none", vm_type=1)
+    history = ideal_history(scenario, EVERYTHING)
+    raced = Raced(((Call(10, 20, Done()),),), ((Window(21, 22, 0),),), (((outcome,),),), ())
+    events = tuple(
+        Event(event.origin, race, raced) if isinstance(event.operation, Race) else event
+        for event in history.events
+    )
+    assert judge(msgspec.structs.replace(history, events=events)).status is status
 
 
 def test_merging_changes_nothing_that_a_guest_sees() -> None:

@@ -72,7 +72,12 @@ class Translation(NamedTuple):
 
 
 FAULT = Translation(-1, 0, "", 0, readonly=True)
-"""A private gfn that no open guest_memfd backs."""
+"""A private gfn whose slot has no open guest_memfd."""
+
+BARE = Translation(-2, 0, "", 0, readonly=True)
+"""A private gfn without a slot: a fault as well, or MMIO, if a vCPU has cached it as that."""
+
+NO_MEMORY = (FAULT, BARE)
 
 MaybeTranslation = Translation | None
 """None is a hole."""
@@ -95,6 +100,7 @@ class HostSide:
         self._allowed = state.allowed
         self.unclear = False
         """Whether a guest accesses a gfn for which the rules do not say which memory it reaches."""
+        self._contents = state.contents
         self._shows: dict[PageKey, Track[PageKey]] = {}
         self._writes: list[tuple[str, HostWrite, Interval]] = []
         self.words = MemoryWords(state.contents, self.stores)
@@ -114,9 +120,16 @@ class HostSide:
                 elif any(page[0] == slot.number for page in self.tracking.ring.unprotected):
                     self.logs[-1].tracked = inf
 
-    def is_host_memory(self, place: MaybeTranslation) -> bool:
-        """Whether a gfn reaches memory that the host can see, or a hole; not private memory."""
-        return place is None or place.mapping in self._backing.names
+    def is_private(self, place: Translation) -> bool:
+        """Whether a gfn reaches memory of a guest_memfd that the host cannot see."""
+        return place not in NO_MEMORY and place.mapping not in self._backing.names
+
+    def holds(self, mapping: str, page: int) -> bytes | None:
+        """Return what a page held when the race began; None if nobody knows all of it."""
+        offset = page * PAGE_SIZE_BYTES
+        if self._contents.is_vague(mapping, offset, PAGE_SIZE_BYTES):
+            return None
+        return self._contents.read(mapping, offset, PAGE_SIZE_BYTES)
 
     @property
     def slots(self) -> Iterator[Memslot]:
@@ -226,7 +239,7 @@ class HostSide:
                 continue
             state = self._reached(view)
             # A move invalidates the slot before it puts it elsewhere (kvm_invalidate_memslot).
-            gone = FAULT if self._is_private(view) else None
+            gone = BARE if self._is_private(view) else None
             passing = (gone,) if moved and track.last != gone else ()
             if state != track.last or (passing and _holds(old, view[1])):
                 track.change(*interval, state, passing)
@@ -398,7 +411,9 @@ def _of_the_host(op: HostWrite | ChangeHostMemory) -> tuple[Done | Inspected, Ru
 
 
 def _private(slot: Memslot | None, gfn: int) -> Translation:
-    if slot is None or slot.memfd is None or not slot.memfd.is_open:
+    if slot is None:
+        return BARE
+    if slot.memfd is None or not slot.memfd.is_open:
         return FAULT
     page = gfn - slot.base_gfn
     at = slot.memfd_offset // PAGE_SIZE_BYTES + page

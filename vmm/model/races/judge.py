@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
 from vmm.model.races.calls import (
-    FAULT,
+    BARE,
+    NO_MEMORY,
     HostSide,
     Interval,
     MaybeTranslation,
@@ -76,6 +77,9 @@ RACE_PRE_FAULT = source(
 
 _CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 _FILLED = int.from_bytes(bytes([MMIO_FILL]) * WORD_BYTES, "little")
+
+_UNTOLD = Stopped("EFAULT")
+"""A fault without a slot of which KVM_EXIT_MEMORY_FAULT does not say that it is private."""
 
 Access = tuple[int, int, Interval, Touch | Execute | PreFaultMemory, Met]
 """(vCPU, number of the window, its interval, what the guest did, its outcome)."""
@@ -148,7 +152,9 @@ class RaceJudge:
         fault = self._private_fault(op, places)
         if outcome == fault or self._is_converted(op, interval, outcome):
             return None
-        places = [place for place in places if place != FAULT]
+        if BARE in places and outcome == _UNTOLD:
+            return None
+        places = _without_faults(places, op)
         memory = [p for p in places if p is not None and self._writable(p, interval)]
         denied = any(self._may_be_absent(p, interval, writing=True) for p in memory)
         exits = len(memory) < len(places) or denied
@@ -168,7 +174,7 @@ class RaceJudge:
         self, op: Touch | Execute | PreFaultMemory, places: Sequence[MaybeTranslation]
     ) -> Stopped | Refused | None:
         """Return how a vCPU stops at a private gpa without private memory; None if it met none."""
-        if FAULT not in places:
+        if not any(place in NO_MEMORY for place in places):
             return None
         if isinstance(op, PreFaultMemory):
             return Refused(errno.EFAULT)
@@ -209,7 +215,9 @@ class RaceJudge:
         fault = self._private_fault(op, places)
         if outcome == fault or self._is_converted(op, interval, outcome):
             return None
-        places = [place for place in places if place != FAULT]
+        if BARE in places and outcome == _UNTOLD:
+            return None
+        places = _without_faults(places, op)
         expected = [each for place in places for each in self._found(op, place, interval)]
         expected += [(fault, RACE_REACH)] if fault else []
         if any(outcome == right for right, _ in expected):
@@ -398,6 +406,14 @@ class RaceJudge:
     def _page(self, mapping: str, page: int) -> bytes:
         kept = self._host.words.kept(mapping, page)
         return kept or self._contents.read(mapping, page * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
+
+
+def _without_faults(
+    places: Sequence[MaybeTranslation], op: Touch | Execute | PreFaultMemory
+) -> list[MaybeTranslation]:
+    """Return what an access may have reached besides a fault; without a slot it may be MMIO."""
+    found = [place for place in places if place not in NO_MEMORY]
+    return [*found, None] if BARE in places and isinstance(op, Touch) else found
 
 
 def _accesses(race: Race, outcome: Raced, *, writes: bool) -> Iterator[Access]:

@@ -36,9 +36,9 @@ class Track(Generic[T]):
         return len(self._begins)
 
     @property
-    def passes(self) -> bool:
-        """Whether the last change may pass through an intermediate state."""
-        return bool(self._passing and self._passing[-1])
+    def passing(self) -> tuple[T, ...]:
+        """The intermediate states that the last change may pass through."""
+        return self._passing[-1] if self._passing else ()
 
     def change(self, begin: int, end: int, state: T, passing: Iterable[T] = ()) -> None:
         """Note a change; ``passing`` are states that it may pass through."""

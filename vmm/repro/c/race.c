@@ -10,7 +10,12 @@
 
 enum reach { NOTHING, READING, EVERYTHING };	/* the host's own access to a page */
 
-/* What a gfn reaches: a page of a slot, and the host page behind it. NULL: a hole. */
+/* The slot of a private gfn without private memory: an access is a fault. Without a slot it may be
+ * MMIO, too, if a vCPU has cached it as that. */
+#define NO_PRIVATE 0xffffffffu
+#define NO_SLOT 0xfffffffeu
+
+/* What a gfn reaches: a page of a slot, and the host page behind it. NULL: a hole, or a fault. */
 struct place {
 	struct mapping *mapping;
 	uint64_t page;
@@ -20,14 +25,14 @@ struct place {
 	int tracked;		/* index among the pages that the race changes, or -1 */
 };
 
-enum action { CALLS, READS_LOG, CLEARS_LOG, HARVESTS, RESETS, HOST_WRITES };
+enum action { CALLS, READS_LOG, CLEARS_LOG, HARVESTS, RESETS, HOST_WRITES, CONVERTS };
 
 struct race_operation {
 	enum action action;
 	int (*call)(void);			/* 0 or an errno */
 	uint32_t slot;				/* whose log; for a ring: the vCPU */
 	uint64_t pages;				/* of that slot, or how many are cleared */
-	uint64_t first;
+	uint64_t first;				/* what is cleared, or which gfns change */
 	const uint64_t *bits;			/* what is cleared */
 	bool clears;				/* whether reading the log clears it */
 	struct mapping *mapping;
@@ -45,6 +50,9 @@ struct race_call {
 	uint64_t slot_pages;
 };
 
+/* What a view may be while a call is under way. */
+enum between { NO_OTHER, A_HOLE, A_FAULT };
+
 /* What a call does to the content of a page: while it is under way, writes may be lost, and the
  * page may be fresh memory. */
 enum loss { KEEPS, EMPTIES, LOSES_WRITES, PASSES_FRESH };
@@ -60,7 +68,7 @@ struct race_host {
 	unsigned count, rounds, pause, rows, again;
 	const struct race_call *calls;
 	const struct place *places;	/* of each view */
-	const bool *between;		/* whether a view may be a hole while a call is under way */
+	const unsigned char *between;	/* what each view may be while a call is under way */
 	const unsigned char *reach;	/* of each page */
 	const unsigned char *loss;	/* of the content of each page, by a call */
 	const struct race_page *shows;	/* what each page shows */	/*+ raceshows */
@@ -133,6 +141,7 @@ struct met {
 	unsigned exits, exit_length;
 	bool exit_writes;
 	int error;
+	bool told;		/* left_gpa and left_size say where a private page was missed */
 };
 
 struct window {
@@ -149,6 +158,7 @@ static struct race_worker {
 	struct window *windows;
 	struct met *met;
 	size_t count, room;
+	struct met fault;			/*+ raceprivate */
 	bool ended, in_smm;
 } race_hosts[4], race_guests[8];
 

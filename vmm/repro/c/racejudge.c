@@ -54,7 +54,7 @@ static unsigned shown_by(const struct race *race, int page, uint64_t begin, uint
 struct places {
 	struct place place[MOST_PLACES];
 	unsigned count;
-	bool hole, readonly, denied, absent;
+	bool hole, readonly, denied, absent, fault, bare;
 };
 
 /* What access the host had to a page in an interval: a bit for each `enum reach`. */
@@ -165,9 +165,12 @@ static struct places reached(const struct race *race, unsigned view, const struc
 		const struct place *place = &host->places[at];
 		unsigned reach;
 
-		found.hole |= i > first && host->between[at];
+		found.hole |= i > first && host->between[at] == A_HOLE;
+		found.bare |= i > first && host->between[at] == A_FAULT;
 		if (!place->mapping) {
-			found.hole = true;
+			found.bare |= place->slot == NO_SLOT;
+			found.fault |= place->slot == NO_PRIVATE;
+			found.hole |= !place->slot;
 			continue;
 		}
 		reach = reach_of(race, place->tracked, within->begin, within->end);
@@ -206,6 +209,58 @@ static bool is_exit(const struct met *met, const struct race_step *step, bool wr
 	       && met->exit_length == 4 && met->exit_writes == writes && met->exit_data == data;
 }
 
+/*@ racefaults */
+
+/* Whether the attributes of a gfn were being set at some moment of a window. */
+static bool converts_within(const struct race *race, uint64_t gpa, const struct window *window)
+{
+	for (unsigned i = 0; i < race->host_count; i++)
+		for (size_t j = calls_by(&race_hosts[i], window->begin, true);
+		     j < calls_by(&race_hosts[i], window->end, false); j++) {
+			const struct race_operation *op =
+				&race->hosts[i].operations[j % race->hosts[i].count];
+
+			if (op->action == CONVERTS && gpa / PAGE - op->first < op->pages)
+				return true;
+		}
+	return false;
+}
+
+/* Whether a step stopped at a private gpa without private memory, or while it was converted. */
+static bool is_right_fault(const struct race *race, const struct race_step *step,
+			   const struct met *met, const struct places *found,
+			   const struct window *window)
+{
+	bool is_told = met->told && met->left_gpa == step->gpa / PAGE * PAGE
+		       && met->left_size == PAGE;
+
+	if (step->kind == PRE_FAULTS)
+		return met->error == EFAULT
+		       && (found->fault || found->bare
+			   || converts_within(race, step->gpa, window));
+	if (!is_stop(met, "EFAULT"))
+		return false;
+	if (is_told && (found->fault || found->bare))
+		return true;
+	return (is_told || !met->told)
+	       && (found->bare || converts_within(race, step->gpa, window));
+}
+
+/*@ raceprivatebegins */
+
+/* Private memory, which the host cannot see, is empty before the race. */
+static void begin_private(struct mapping *memory)
+{
+	memory->before = calloc(memory->pages, PAGE);
+}
+/*@ raceprivateholds */
+
+static void private_holds(struct mapping *memory, uint64_t offset, uint32_t value)
+{
+	memcpy(memory->before + offset, &value, sizeof(value));
+}
+/*@ racejudgesteps */
+
 static void judge_write(const struct race *race, unsigned cpu, size_t number,
 			const struct race_step *step, const struct met *met)
 {
@@ -226,7 +281,10 @@ static void judge_write(const struct race *race, unsigned cpu, size_t number,
 		}
 		return;
 	}
-	if ((found.hole || found.readonly || found.denied) && is_exit(met, step, true, value))
+	if (is_right_fault(race, step, met, &found, window))	/*+ raceprivate */
+		return;						/*+ raceprivate */
+	if ((found.hole || found.readonly || found.denied || found.bare)
+	    && is_exit(met, step, true, value))
 		return;
 	if (found.denied && is_stop(met, "EFAULT"))
 		return;
@@ -265,7 +323,7 @@ static bool is_right_read(const struct race *race, const struct race_step *step,
 			  const struct met *met, const struct places *found,
 			  const struct window *window)
 {
-	if (found->hole || found->absent) {
+	if (found->hole || found->absent || found->bare) {
 		if (is_exit(met, step, false, 0xffffffff) && met->value == 0xffffffff)
 			return true;
 		if (found->absent && is_stop(met, "EFAULT"))
@@ -303,6 +361,8 @@ static void judge_read(const struct race *race, unsigned cpu, size_t number,
 
 	for (unsigned i = 0; race->reads_make_dirty && i < found.count; i++)
 		note_dirty(&found.place[i], window->begin, window->end, false);
+	if (is_right_fault(race, step, met, &found, window))	/*+ raceprivate */
+		return;						/*+ raceprivate */
 	if (step->kind == READS && !is_right_read(race, step, met, &found, window))
 		wrong_access(cpu, number, step, met, "no state of its interval explains this read");
 	if (step->kind == EXECUTES && !is_right_code(met, &found))

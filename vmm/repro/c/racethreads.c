@@ -133,6 +133,27 @@ static const char *race_stop(const struct kvm_run *run)
 	return "another exit";
 }
 
+/*@ raceprivate */
+
+/* Notes what KVM_EXIT_MEMORY_FAULT (Linux 6.8) says of an EFAULT. */
+static void race_faults(struct race_worker *me, const struct kvm_run *run)
+{
+	struct { uint64_t flags, gpa, size; } fault;
+
+	memcpy(&fault, &run->hw, sizeof(fault));
+	me->fault.told = errno == EFAULT && run->exit_reason == 39 && fault.flags == 1 << 3;
+	me->fault.left_gpa = fault.gpa;
+	me->fault.left_size = fault.size;
+}
+
+static void note_fault(const struct race_worker *me, struct met *met)
+{
+	met->told = me->fault.told;
+	met->left_gpa = me->fault.left_gpa;
+	met->left_size = me->fault.left_size;
+}
+/*@ raceruns */
+
 /* Runs until a write to the port. Returns NULL, or why the vCPU stopped. */
 static const char *race_runs(struct race_worker *me, int port, struct met *met)
 {
@@ -146,6 +167,7 @@ static const char *race_runs(struct race_worker *me, int port, struct met *met)
 		if (ioctl(vcpu->fd, KVM_RUN, 0)) {
 			if (errno == EINTR)
 				continue;
+			race_faults(me, run);			/*+ raceprivate */
 			return errno == EFAULT ? "EFAULT" : strerror(errno);
 		}
 		if (run->exit_reason == KVM_EXIT_DIRTY_RING_FULL	/*+ racering */
@@ -192,6 +214,7 @@ static void race_touches(struct race_worker *me, unsigned first, unsigned last, 
 			break;
 		memcpy(&at, code + RACE_AT, 4);
 		at = at < next ? next : at >= last ? last - 1 : at;
+		note_fault(me, &met[at]);			/*+ raceprivate */
 		met[at].stopped = why;
 		next = at + 1;
 		race_stays(me);					/*+ racesmm */

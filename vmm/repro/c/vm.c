@@ -160,6 +160,7 @@ struct kvm_pre_fault_memory {
 };
 #define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
 #endif
+/*@ prefaultcall */
 
 static struct kvm_pre_fault_memory left;	/* what is left of the latest range */
 
