@@ -122,7 +122,9 @@ def test_a_read_finds_what_is_private_or_shared_at_some_moment_of_it(
         ((21, 22), HOLE, Status.DIFFERS),
         ((15, 16), SHARED, Status.PASSED),
         ((41, 42), FAULT, Status.PASSED),
-        ((41, 42), HOLE, Status.DIFFERS),
+        # A vCPU may have cached a gpa without a slot as MMIO, as outside of races.
+        ((41, 42), HOLE, Status.PASSED),
+        ((41, 42), SHARED, Status.DIFFERS),
     ],
 )
 def test_what_is_private_without_a_guest_memfd_stops_the_vcpu(
