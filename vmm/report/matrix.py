@@ -25,17 +25,27 @@ def matrix_text(every: Sequence[SavedResult]) -> str:
     names = dict.fromkeys(name for column in outcomes for name in column)
     rows = [_row(name, [column.get(name) for column in outcomes]) for name in names]
     unlike = sum(bool(row["unlike"]) for row in rows)
-    title = f"{counted(len(names), 'scenario')} on {counted(len(every), 'kernel')}"
+    where = _where(every)
+    title = f"{counted(len(names), 'scenario')} {where}"
     if len(every) > 1:
         title += f": {_alike(unlike, sum(bool(row['alone']) for row in rows), len(rows))}"
-    return rendered("matrix.html", title=title, columns=_columns(every), rows=rows)
+    return rendered("matrix.html", title=title, where=where, columns=_columns(every), rows=rows)
+
+
+def _where(every: Sequence[SavedResult]) -> str:
+    """Return what the columns are: kernels, or results where one kernel has several."""
+    hosts = {(kept.result.host.kernel, kept.result.host.vendor) for kept in every}
+    if len(hosts) < len(every):
+        return f"in {counted(len(every), 'result')}"
+    return f"on {counted(len(every), 'kernel')}"
 
 
 def _alike(unlike: int, alone: int, count: int) -> str:
     """Return how scenarios compare; what ran on one kernel alone is not called alike."""
     if alone == count:
         return "none ran on two of them"
-    alike = f"{unlike} have different results" if unlike else "all have the same results"
+    differing = f"{unlike} {'has' if unlike == 1 else 'have'} different results"
+    alike = differing if unlike else "all have the same results"
     return f"{alike}; {alone} ran on fewer than two" if alone else alike
 
 

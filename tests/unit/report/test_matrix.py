@@ -39,10 +39,20 @@ def test_what_ran_on_one_kernel_alone_is_not_called_alike(
     files = []
     for number, names in enumerate(columns):
         files.append(tmp_path / f"{number}.json")
-        files[-1].write_text(run_text(run_of(*(passed(name, "create") for name in names))))
+        run = run_of(*(passed(name, "create") for name in names))
+        run = replace(run, host=replace(run.host, kernel=f"6.{number}"))
+        files[-1].write_text(run_text(run))
     page = tmp_path / "matrix.html"
     assert vmm("matrix", *files, "--html", page).exit_code == 0
     assert title in page.read_text()
+
+
+def test_two_results_of_one_kernel_are_not_two_kernels(folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "matrix.html"
+    assert vmm("matrix", folder, "--html", page).exit_code == 0
+    text = page.read_text()
+    assert "12 scenarios in 2 results: 1 has different results" in text
+    assert "<title>Memslots in 2 results</title>" in text
 
 
 def test_kernels_stand_beside_each_other(folder: Path, tmp_path: Path) -> None:
