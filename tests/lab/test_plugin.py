@@ -74,7 +74,7 @@ def test_a_failure_shows_the_slot_map_and_the_last_exit(tmp_path: Path) -> None:
     assert re.fullmatch(r"slot 7: gpa 0x8000\.\.0xa000 \(2 pages\) -> hva 0x\w+, flags 0x0", first)
     assert second.startswith("slot 0: gpa 0x1000..0x2000 (1 page)")
     assert re.fullmatch(
-        r"vCPU 0: last exit Mmio\(gpa=20480, data=b'\\x01', is_write=True\), rip 0x\w+", third
+        r"vCPU 0: last exit Mmio\(gpa=0x5000, data=b'\\x01', is_write=True\), rip 0x\w+", third
     )
 
 
