@@ -20,7 +20,7 @@ A real-mode guest of one's own:
     ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
     ...     while not isinstance(reason := vcpu.run(), exits.Hlt):
     ...         print(reason)
-    Mmio(gpa=8192, data=b'4\\x12', is_write=True)
+    Mmio(gpa=0x2000, data=b'4\\x12', is_write=True)
 
 A scenario, which the kernel's answers are judged by:
 

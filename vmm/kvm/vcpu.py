@@ -37,7 +37,7 @@ class Vcpu(VcpuState):
         ...     vcpu = vm.create_vcpu(0)
         ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
         ...     vcpu.run(), vcpu.run(), vcpu.get_regs().rip
-        (Io(port=96, data=b'\\x00', is_write=False, size_bytes=1, count=1), Hlt(), 3)
+        (Io(port=0x60, data=b'\\x00', is_write=False, size_bytes=1, count=1), Hlt(), 3)
     """
 
     def __init__(self, fd: int, mmap_size_bytes: int) -> None:
@@ -139,7 +139,7 @@ class Vcpu(VcpuState):
         ...     vcpu = vm.create_vcpu(0)
         ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
         ...     vcpu.run()
-        Io(port=16, data=b'\x03', is_write=True, size_bytes=1, count=1)
+        Io(port=0x10, data=b'\x03', is_write=True, size_bytes=1, count=1)
         """
         number = raw.issue_run(self._runnable)
         # After a guest every step of Python is slow: the usual way has as few of them as possible.
@@ -327,7 +327,7 @@ class Vcpu(VcpuState):
         ...     reason = vcpu.run()
         ...     vcpu.complete_mmio_read(b"A")
         ...     reason, vcpu.run(), vcpu.get_regs().rax & 0xff
-        (Mmio(gpa=8192, data=b'\x00', is_write=False), Hlt(), 65)
+        (Mmio(gpa=0x2000, data=b'\x00', is_write=False), Hlt(), 65)
         """
         mmio = self.kvm_run.mmio
         if len(data) != mmio.len:
