@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -32,12 +33,14 @@ from vmm.scenario.operations import (
     Execute,
     Mapping,
     Place,
+    PreFaultMemory,
     Scenario,
     SetUserMemoryRegion,
     Sweep,
     Touch,
 )
 from vmm.verdict.identity import Identity
+from vmm.verdict.known.issues import KNOWN
 
 SCENARIO = Scenario(
     "harmless",
@@ -123,6 +126,41 @@ def test_a_worker_that_hangs_when_the_time_is_over_is_a_finding(
     assert finding.name.startswith("hung")
     assert tally.notes[0].startswith("harmless hung: nothing heard for 0.5 s")
     assert _status(tally) == 3
+
+
+def test_a_known_hang_is_no_finding_and_what_may_meet_it_is_left_out(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    issue = next(each.issue for each in KNOWN if each.issue.hangs)
+
+    def work(assignment: Assignment, to: Connection) -> None:
+        if not assignment.avoids:
+            hang(assignment, to)
+        send(to, Progress(len(assignment.avoids), 500, 0, 0, {}))
+        send(to, Ended())
+
+    monkeypatch.setattr(driver, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(driver, "known_hang", lambda *_: issue)
+    tally = run(monkeypatch, Plan(7, tmp_path, operations=100), work)
+    assert (tally.findings, tally.known, tally.scenarios) == ([], 1, 1)
+    assert tally.notes[1].startswith(f"known issue {issue.name}")
+    assert _status(tally) == 0
+
+
+def test_scenarios_that_may_meet_an_avoided_issue_are_left_out(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ahead = PreFaultMemory(0x10000, 0x1000)
+    met = msgspec.structs.replace(SCENARIO, operations=(ahead, *SCENARIO.operations, ahead))
+    monkeypatch.setattr("vmm.fuzz.worker.generate", lambda seed, *_: (SCENARIO, met)[seed % 2])
+    monkeypatch.setattr("vmm.fuzz.worker.seed_of", lambda _, index: index)
+    name = "pre-fault-with-an-obsolete-root"
+
+    def avoiding(assignment: Assignment, to: Connection) -> None:
+        run_worker(replace(assignment, avoids=frozenset({name})), to)
+
+    tally = run(monkeypatch, Plan(7, tmp_path / "out", scenarios=4), avoiding)
+    assert (tally.scenarios, tally.known) == (2, 2)
 
 
 @pytest.mark.parametrize("work", [be_killed, be_stopped])

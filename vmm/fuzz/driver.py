@@ -11,7 +11,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from vmm.fuzz import corpus
-from vmm.fuzz.endings import ending
+from vmm.fuzz.endings import ending, known_hang
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.interruption import Interruption
 from vmm.fuzz.journal import Interrupted, journal_path, read_journal
@@ -35,7 +35,7 @@ from vmm.host.cpus import allowed
 from vmm.host.health import KernelWatch, Problem
 from vmm.host.hostinfo import HostInfo
 from vmm.host.pauses import Pauses, Starvation
-from vmm.scenario.endings import DIED, HARNESS, HOST, of_the_host, why_failed
+from vmm.scenario.endings import DIED, HARNESS, HOST, HUNG, of_the_host, why_failed
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
@@ -113,6 +113,7 @@ class Fuzzer:
         self._name = secrets.token_hex(4)
         self._cpus = sorted(allowed())
         self._restarts = 0
+        self._avoids: frozenset[str] = frozenset()
         self._pauses = Pauses()
         self._started = time.monotonic()
 
@@ -190,6 +191,7 @@ class Fuzzer:
             host=self._facts,
             end=plan.end,
             operations=None if plan.share is None else plan.share - done,
+            avoids=self._avoids,
         )
         child = Child.start(partial(run_worker, assignment), assignment.process, why_failed)
         worker = _WorkerState(number, child, journal, time.monotonic(), first, operations=done)
@@ -368,6 +370,14 @@ class Fuzzer:
         """Note what a worker was running when it hung or died."""
         scenario = left.under_way[0] if left.under_way else left.intent.scenarios[-1]
         self.tally.note(f"{scenario.name} {how}")
+        if how.startswith(HUNG) and not problems:
+            issue = known_hang(scenario, self._features, self._facts)
+            if issue is not None:
+                # Each such scenario would cost the time in which a worker is waited for.
+                self.tally.known += 1
+                self.tally.note(f"known issue {issue.name}: what may meet it is left out from now")
+                self._avoids |= {issue.name}
+                return
         lines = (how, *(line for problem in problems for line in problem.excerpt))
         finding = self._finding(scenario, ending(how), lines, journal)
         if how.endswith("cannot be killed"):

@@ -24,6 +24,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status
+from vmm.verdict.known.weighing import issues_met
 
 _INTENT_OPERATIONS = 400
 """Short scenarios share an intent, since each intent waits for the disk."""
@@ -42,8 +43,8 @@ class Assignment:
     It runs the scenarios ``first``, ``first + step``, ... of a seed. ``shard`` (I, N) is only for
     the journal. Mutations start from ``bases``; ``keeps`` asks it to report scenarios that cover
     something new. ``process`` is its name in the kernel's log, and ``host`` decides which issues
-    are known. It stops before the scenario ``end``, or after this many ``operations``; None is no
-    limit.
+    are known; scenarios that may meet one whose name it ``avoids`` are left out. It stops before
+    the scenario ``end``, or after this many ``operations``; None is no limit.
     """
 
     seed: int
@@ -59,6 +60,13 @@ class Assignment:
     host: dict[str, str]
     end: int | None = None
     operations: int | None = None
+    avoids: frozenset[str] = frozenset()
+
+    def leaves_out(self, scenario: Scenario) -> bool:
+        """Whether a scenario may meet an issue that is avoided."""
+        return bool(self.avoids) and bool(
+            issues_met(scenario, self.host, lambda issue: issue.name in self.avoids)
+        )
 
 
 def run_worker(assignment: Assignment, to: Connection) -> None:
@@ -109,7 +117,10 @@ class _Worker:
                 if self._left is not None and self._left <= 0:
                     break
                 self.scenario = scenario
-                self._run(scenario)
+                if self._assignment.leaves_out(scenario):
+                    self._known += 1
+                else:
+                    self._run(scenario)
                 self._journal.ended()
             if number % _COLLECT_EVERY == 0:
                 gc.collect()

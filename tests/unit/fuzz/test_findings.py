@@ -10,14 +10,22 @@ import msgspec
 import pytest
 
 from tests.ideal import FEATURES, ideal_history
+from vmm.catalogue._build import at
 from vmm.execution import runner
 from vmm.execution.runner import Worker
-from vmm.fuzz import findings
+from vmm.fuzz import endings, findings
 from vmm.fuzz.findings import Finding
 from vmm.fuzz.minimise import process
 from vmm.scenario.demand import demand
 from vmm.scenario.history import End, Header, History
-from vmm.scenario.operations import Scenario, Touch
+from vmm.scenario.operations import (
+    Mapping,
+    PreFaultMemory,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+)
+from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.identity import Identity
 
 SCENARIO = Scenario("one", (Touch(0x5000),))
@@ -78,3 +86,25 @@ def test_time_for_which_it_waits_for_a_cpu_does_not_count() -> None:
         assert 5.0 < worker.time_left_s <= 6.0
         worker._deadline = time.monotonic() - 20.0  # A machine is not that busy.
         assert worker.time_left_s == 0
+
+
+def test_a_hang_that_is_known_is_told_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    slot = SetUserMemoryRegion(1, 0x100000, 0x1000, at("a"))
+    ahead = PreFaultMemory(0x100000, 0x1000)
+    operations = (slot, ahead, SetUserMemoryRegion(1), ahead)
+    scenario = Scenario("ahead", operations, (Mapping("a", 1),), survey="none")
+    whole = ideal_history(scenario, EVERYTHING)
+    first, second = (n for n, e in enumerate(whole.events) if e.operation == ahead)
+    task = process.Task(scenario, Identity("hung"), EVERYTHING, 60.0, 0, host={"vendor": "x"})
+
+    def hung_at(index: int) -> tuple[bool, bool]:
+        end = End("hung: no end within 5 s")
+        cut = msgspec.structs.replace(whole, events=whole.events[:index], end=end)
+        for module in (endings, process):
+            monkeypatch.setattr(module, "run_isolated", lambda *_, **__: cut)
+        is_known = endings.known_hang(scenario, EVERYTHING, {"vendor": "x"}) is not None
+        return is_known, process._ending_of(task, scenario) is not None
+
+    assert hung_at(second) == (True, False)
+    assert hung_at(first) == (False, True)
+    assert endings.known_hang(SCENARIO, EVERYTHING, {"vendor": "x"}) is None  # It is not run.

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 import msgspec
 
 from vmm.execution.runner import long_enough, run_isolated
-from vmm.fuzz.endings import ended_badly, ending, is_ending
+from vmm.fuzz.endings import HANG_LIMIT_S, ended_badly, ending, hangs_as_known, is_ending
 from vmm.fuzz.messages import Best, Minimised, failed, send
 from vmm.fuzz.minimise.minimiser import Minimiser
 from vmm.fuzz.trial import attempt
@@ -24,7 +24,6 @@ _RATE_RUNS = 10
 _RATE_S = 10.0
 """Time limit for measuring the rate, since runs that hang take long."""
 
-_HANG_LIMIT_S = 5.0
 _STEADY_RUNS = 3
 _RACE_PLAYS = 3
 """How often in a row a smaller race must differ, so that the result shows it nearly always."""
@@ -112,7 +111,9 @@ def _identity_of(kvm: Kvm, task: Task, scenario: Scenario) -> Identity | None:
 
 
 def _ending_of(task: Task, scenario: Scenario) -> Identity | None:
-    limit_s = long_enough(scenario, _HANG_LIMIT_S)
-    history = run_isolated(scenario, task.features, time_limit_s=limit_s)
+    limit_s = long_enough(scenario, HANG_LIMIT_S)
+    history = run_isolated(scenario, task.features, time_limit_s=limit_s, host=task.host)
     reason = judge(history).reason
-    return ending(reason) if ended_badly(reason) else None
+    if not ended_badly(reason) or hangs_as_known(history):
+        return None
+    return ending(reason)

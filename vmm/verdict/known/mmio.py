@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
+    GUEST_MEMFD,
     PAGE_SIZE_BYTES,
     READONLY,
     SMM,
@@ -184,6 +185,7 @@ class _Slots:
 
     def __init__(self) -> None:
         self._slots: dict[int, range] = {}
+        self._immutable: set[int] = set()
         self._taken = GfnSet()
 
     def hold_any(self, gfns: range) -> bool:
@@ -191,15 +193,26 @@ class _Slots:
         return self._taken.overlaps(gfns)
 
     def follow(self, call: SetUserMemoryRegion) -> None:
-        """Take a call for a slot of this space into account."""
+        """Take a call for a slot of this space into account.
+
+        A slot with a guest_memfd can only be deleted, and none that is there gets one.
+        """
         gfns, before = gfns_of(call), self._slots.pop(call.slot, range(0))
         self._taken.take(before)
         if not call.memory_size:
+            self._immutable.discard(call.slot)
             return
+        has_memfd = bool(call.flags & GUEST_MEMFD)
+        is_fixed = bool(before) and (has_memfd or call.slot in self._immutable)
         is_taken = (
-            _is_plain(call) and len(before) in (0, len(gfns)) and not self._taken.overlaps(gfns)
+            _is_plain(call)
+            and not is_fixed
+            and len(before) in (0, len(gfns))
+            and not self._taken.overlaps(gfns)
         )
         kept = gfns if is_taken else before
+        if is_taken and has_memfd:
+            self._immutable.add(call.slot)
         if kept:
             self._slots[call.slot] = kept
             self._taken.add(kept)

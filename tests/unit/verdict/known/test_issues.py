@@ -14,6 +14,7 @@ from vmm.report.terminal import scenario_report
 from vmm.scenario.features import Features
 from vmm.scenario.history import End, Event, History, Mmio, RingPages, RingsReset, Stopped, Touched
 from vmm.scenario.operations import (
+    GUEST_MEMFD,
     AnyOperation,
     ChangeHostMemory,
     GuestThread,
@@ -24,7 +25,9 @@ from vmm.scenario.operations import (
     PreFaultMemory,
     Race,
     Scenario,
+    SetMemoryAttributes,
     SetUserMemoryRegion,
+    SetUserMemoryRegion2,
     Start,
     Touch,
 )
@@ -226,6 +229,26 @@ def test_what_a_vcpu_met_as_mmio_in_the_other_space_counts_until_slots_change() 
     assert not meets(slot, in_smm, other, write)
     assert not meets(slot, in_smm, aside, write)
     assert not meets(slot, write)
+
+
+@pytest.mark.parametrize("flags", [GUEST_MEMFD, 0])
+def test_a_slot_with_a_guest_memfd_stays_where_it_is(flags: int) -> None:
+    known = next(each for each in KNOWN if each.issue.name == "private-fault-after-cached-mmio")
+    bound = SetUserMemoryRegion2(1, 0x100000, 0x1000, at("a"), GUEST_MEMFD, guest_memfd="m")
+    refused = msgspec.structs.replace(bound, guest_phys_addr=0x300000, flags=flags)
+    moved = msgspec.structs.replace(refused, slot=2)
+    private = SetMemoryAttributes(0x300000, 0x1000, 8)
+
+    def meets(*operations: AnyOperation) -> bool:
+        mappings = (Mapping("a", 1), Mapping("m", 1, "guest_memfd"))
+        scenario = Scenario("made-up", operations, mappings, survey="none", vm_type=1)
+        return known.meets(scenario)
+
+    touch = Touch(0x300000)
+    assert meets(bound, refused, touch, private, touch)
+    deleted = SetUserMemoryRegion(1)
+    assert not meets(bound, moved, touch, private, touch)
+    assert not meets(bound, deleted, refused, touch, private, touch)
 
 
 def test_a_root_that_was_missed_stays_so_until_a_slot_moves() -> None:
