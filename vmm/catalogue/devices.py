@@ -38,8 +38,8 @@ def _zone(page: int = 0, pages: int = 4, *, on: bool = True) -> CoalesceMmio:
     return CoalesceMmio(_GPA + page * PAGE_SIZE_BYTES, pages * PAGE_SIZE_BYTES, on)
 
 
-def _ports(*, on: bool = True) -> CoalesceMmio:
-    return msgspec.structs.replace(_zone(on=on), pio=True)
+def _ports(*, on: bool = True, kind: int = 1) -> CoalesceMmio:
+    return msgspec.structs.replace(_zone(on=on), pio=kind if kind != 1 else True)
 
 
 def _event(
@@ -242,6 +242,8 @@ SCENARIOS = (
         _ports(on=False),
         _ports(on=False),
         *_writes(5),
+        *(_ports(kind=kind, on=on) for kind in (2, 0x100, 1 << 31) for on in (True, False)),
+        *_writes(6),
         needs=("coalesced_mmio", "coalesced_pio"),
     ),
     _scenario(

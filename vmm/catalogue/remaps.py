@@ -14,10 +14,10 @@ from vmm.scenario.operations import (
 from vmm.scenario.pagetables import PROGRAM_OFFSET, USED, Tables
 from vmm.scenario.programs import ENTRY_BYTES, copy, entries, index_of, remap, remap_both, writes
 
-_GFNS = (0x104, 0x105, 0x106, 0x107, 0x103, 0x110, 0x10C)
-_STORING, _LOADING, _REMAPPING, _COPYING, _TABLE, _PAGE, _TARGET = range(7)
-"""Pages by their addresses: programs, the table of the lowest level, the page that changes, and
-what is copied to."""
+_GFNS = (0x104, 0x105, 0x106, 0x107, 0x103, 0x110, 0x10C, 0x102)
+_STORING, _LOADING, _REMAPPING, _COPYING, _TABLE, _PAGE, _TARGET, _UPPER = range(8)
+"""Pages by their addresses: programs, the table of the lowest level, the page that changes, what
+is copied to, and the table above the lowest."""
 
 _TABLES = Tables("a", 0x100, _GFNS, bits=USED)
 _WORD = _TABLES.address(_PAGE) + 0x40
@@ -52,6 +52,12 @@ def _map(gfn: int, offset: int = PROGRAM_OFFSET) -> Start:
 
 _EQUAL = Tables("a", 0x100, (*_GFNS[:_PAGE], _TARGET, _GFNS[_TARGET]), bits=USED)
 """The page's gfn, a hole, is the number of the target's page, and so its address."""
+
+_UNUSED = Start(
+    _TABLES.address(_COPYING) + PROGRAM_OFFSET, _TABLES.gpa, _TABLES.address(_UPPER) + 0x800
+)
+"""A copy to an entry that nothing uses of a table above the last level: KVM writes it itself, if it
+shadows that table, and so meets no other MMIO on its way."""
 
 _ACROSS = Tables("a", 0x100, (0x104, 0x105, 0x106, 0x102, 0x107), bits=USED)
 _EXCHANGING = 4
@@ -139,6 +145,8 @@ SCENARIOS = (
         *(_OUTPUT.create(), _map(_HOLE), _COPY, _map(_FIRST.gfn), _COPY),
         _OUTPUT.delete(),
         *(_map(_HOLE, _RELOAD_OFFSET), _map(_FIRST.gfn, _RELOAD_OFFSET), _COPY),
+        *(_map(_HOLE), _UNUSED, _map(_SECOND.gfn), _UNUSED),
+        *(_map(_HOLE, _RELOAD_OFFSET), _map(_FIRST.gfn, _RELOAD_OFFSET), _UNUSED),
         source=f"{_SOURCE}; vcpu_mmio_gva_to_gpa, kvm_mmu_sync_roots",
         needs=("readonly_mem",),
     ),

@@ -18,6 +18,7 @@ from vmm.scenario.operations import (
 _NOWHERE = Guest(slot=NO_SLOT)
 _RESET = 0xFFFF_FFF0
 _ONE = Slot(1, 0x100, at("a"), pages=2)
+_ZERO = Slot(0, 0x102, at("b"), pages=1)
 _TWO = Slot(2, 0xFFFFE, at("b"), pages=2)
 
 
@@ -81,6 +82,14 @@ SCENARIOS = (
         _TWO.delete(),
         _execute(0x100),
         Start(_RESET),
+        _ZERO.create(),
+        _execute(0x102),
+        _execute(0x100),
+        _ZERO.delete(),
+        _execute(0x102),
+        _ONE.create(),
+        _execute(0x100),
+        _execute(0x102),
     ),
     _bare(
         "after-the-last",

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from errno import ENOMEM
+from itertools import pairwise
 from os import close, eventfd
+from pathlib import Path
 from typing import assert_never
 
 from kvm_abi.raw import KvmError
@@ -35,6 +37,10 @@ _KERNEL_HVA = 1 << 63
 _NO_ID = 0xFFFF
 _MEMFD_PAGES = 8
 _EVENT_BYTES = 4
+_EVENTS, _ATTEMPTS = 8, 3
+"""Numbers of eventfds that end one after the other; others' eventfds may take numbers, too."""
+
+_EVENT_ID = "eventfd-id:"
 _EVENT_VALUES = 8
 _ALLOCATIONS = 40
 """More than any of these calls makes."""
@@ -116,6 +122,7 @@ class _Churn:
             case "refused-bindings":
                 return self._refuse_bindings
             case "refused-eventfds":
+                self._end_events()
                 self._await_an_event()
                 return self._refuse_eventfds
             case "failing-changes":
@@ -217,6 +224,31 @@ class _Churn:
                 self.accepted["another eventfd than the one in use that is taken away"] = None
         finally:
             close(other)
+
+    def _end_events(self) -> None:
+        """Let eventfds end that writes have signalled, and note it if the kernel keeps them.
+
+        The number of one that it has freed is that of the next.
+        """
+        for _ in range(_ATTEMPTS):
+            ids = [self._end_an_event() for _ in range(_EVENTS)]
+            if not all(one < other for one, other in pairwise(ids)):
+                return
+        self.accepted["each eventfd that ends, and is closed, stays"] = None
+
+    def _end_an_event(self) -> int:
+        """Let writes signal an eventfd, end that, close it, and return its number; or else -1."""
+        bell = eventfd(0)
+        try:
+            for on in (True, False):
+                self._vm.ioeventfd(bell, _SECOND, _EVENT_BYTES, on=on)
+            lines = Path(f"/proc/self/fdinfo/{bell}").read_text().splitlines()
+        except FileNotFoundError:  # A host without /proc.
+            return -1
+        finally:
+            close(bell)
+        ids = [int(line.removeprefix(_EVENT_ID)) for line in lines if line.startswith(_EVENT_ID)]
+        return ids[0] if ids else -1
 
     def _refuse_eventfd(self, file: int, gpa: int, length: int, match: int | None = None) -> None:
         with suppress(KvmError):

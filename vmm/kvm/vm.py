@@ -352,7 +352,7 @@ class Vm(Closing):
         wanted = raw.new("struct kvm_memory_attributes *", (address, size_bytes, attributes, flags))
         raw.ioctl(self.fd, Ioctl.SET_MEMORY_ATTRIBUTES, wanted)
 
-    def register_coalesced_mmio(self, gpa: int, size_bytes: int, *, pio: bool = False) -> None:
+    def register_coalesced_mmio(self, gpa: int, size_bytes: int, *, pio: int = 0) -> None:
         """Coalesce writes to a range of gpas; `Vcpu.coalesced_mmio` returns them.
 
         With ``pio`` it is a range of ports (`Cap.COALESCED_PIO`). Raises `KvmError`.
@@ -364,7 +364,7 @@ class Vm(Closing):
         zone = raw.new("struct kvm_coalesced_mmio_zone *", (gpa, size_bytes, pio))
         raw.ioctl(self.fd, Ioctl.REGISTER_COALESCED_MMIO, zone)
 
-    def unregister_coalesced_mmio(self, gpa: int, size_bytes: int, *, pio: bool = False) -> None:
+    def unregister_coalesced_mmio(self, gpa: int, size_bytes: int, *, pio: int = 0) -> None:
         """Remove every coalesced range that contains this one; with ``pio`` those of ports.
 
         Raises `KvmError`.

@@ -40,6 +40,11 @@ DEVICES_MOST = source(
     "a VM has room for 1000 coalesced ranges of gpas, then ENOSPC; ioeventfds do not count",
     "kvm_io_bus_register_dev: NR_IOBUS_DEVS",
 )
+KIND = source(
+    "coalesced-kind",
+    "pio is 0 for a coalesced range of gpas and 1 for one of ports, else EINVAL",
+    "kvm_vm_ioctl_register_coalesced_mmio, kvm_vm_ioctl_unregister_coalesced_mmio",
+)
 EVENT = documented(
     "ioeventfd",
     "a write of the right length and value to the gpa of an ioeventfd outside memory signals it, "
@@ -141,7 +146,11 @@ class Devices:
     def _coalesce(self, op: CoalesceMmio) -> tuple[Allowed, ...]:
         """Return the outcome of registering or unregistering a range."""
         if op.pio:  # Guests write to none of these ports; kernels before the capability ignore it.
-            return (Allowed(Done(), PORTS_APART),) if self.features.coalesced_pio else ()
+            is_known = op.pio == 1
+            of_ports = (
+                Allowed(Done(), PORTS_APART) if is_known else Allowed(Refused(errno.EINVAL), KIND)
+            )
+            return (of_ports,) if self.features.coalesced_pio else ()
 
         room = _MOST_RANGES - len(self.ranges)
         refused = Allowed(Refused(errno.ENOSPC), DEVICES_MOST)

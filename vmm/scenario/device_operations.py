@@ -7,7 +7,7 @@ class CoalesceMmio(Operation, frozen=True, tag="coalesce_mmio", gc=False):
     """KVM_REGISTER_COALESCED_MMIO: the kernel keeps writes to a range of gpas without an exit.
 
     With ``on`` false it is KVM_UNREGISTER_COALESCED_MMIO: it removes every range that contains this
-    one. With ``pio`` both are about ports instead of gpas.
+    one. With ``pio`` both are about ports instead of gpas; a number is passed as it is.
 
     >>> from vmm import operations
     >>> operations.CoalesceMmio(gpa=0x100000, size=0x1000).on
@@ -17,7 +17,7 @@ class CoalesceMmio(Operation, frozen=True, tag="coalesce_mmio", gc=False):
     gpa: Hex
     size: Hex
     on: bool = True
-    pio: bool = False
+    pio: bool | int = False
 
 
 class IoEventFd(Operation, frozen=True, tag="ioeventfd", gc=False):

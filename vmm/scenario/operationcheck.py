@@ -225,6 +225,8 @@ class OperationChecker:
             return f": more than {MAX_DEVICES} of these and of ioeventfd"
         if not 0 <= op.size < 1 << 32:
             return ".size: an unsigned 32-bit number is needed"
+        if not 0 <= op.pio < 1 << 32:
+            return ".pio: an unsigned 32-bit number is needed"
         if op.pio and op.gpa < GUEST_PORTS.stop and op.gpa + op.size > GUEST_PORTS.start:
             return f".gpa: guests use ports {GUEST_PORTS.start:#x} to {GUEST_PORTS.stop - 1:#x}"
         return unsigned_problem(op, "gpa")

@@ -179,7 +179,7 @@ def _of_device(op: ops.DeviceOperation) -> str:
     match op:
         case ops.CoalesceMmio():
             call = "REGISTER" if op.on else "UNREGISTER"
-            ports = ", pio=1" if op.pio else ""
+            ports = f", pio={int(op.pio)}" if op.pio else ""
             return f"KVM_{call}_COALESCED_MMIO(addr={op.gpa:#x}, size={op.size:#x}{ports})"
         case ops.IoEventFd():
             match = "" if op.match is None else f", datamatch={op.match:#x}"
