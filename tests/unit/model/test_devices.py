@@ -78,6 +78,16 @@ def test_what_an_older_kernel_makes_of_a_range_of_ports_is_not_known() -> None:
     assert made.allowed(CoalesceMmio(0x100100, 16, pio=True)) == ()
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_a_coalesced_range_is_of_gpas_or_of_ports(on: bool) -> None:
+    made = Model((Mapping("a", 1),), FEATURES)
+    allowed = only(made, CoalesceMmio(0x100100, 16, on, pio=2))
+    assert allowed.outcome == Refused(errno.EINVAL)
+    made = Model((Mapping("a", 1),), FEATURES)
+    allowed = only(made, CoalesceMmio(0x100100, 16, on, pio=1))
+    assert allowed.outcome == Done()
+
+
 def test_a_vm_has_room_for_a_thousand_ranges_and_any_number_of_eventfds() -> None:
     made = Model((Mapping("a", 1),), FEATURES)
     for number in range(1001):
