@@ -48,6 +48,7 @@ _MAKING = (
         CreateGuestMemfd("long", PAGE_SIZE_BYTES + 1),
         CreateGuestMemfd("negative", 1 << 63),
         CreateGuestMemfd("all", (1 << 64) - PAGE_SIZE_BYTES),
+        *(made(f"unknown-{bit}", 1, 1 << bit) for bit in (31, 32, 63)),
         bound(ONE, memfd="none"),
         source="kvm_gmem_create",
         tags=("errno",),
@@ -376,7 +377,9 @@ def _in_a_private_vm(scenario: Scenario) -> Scenario:
 
 def _fits_a_private_vm(scenario: Scenario) -> bool:
     """Whether each guest_memfd is one that such a VM can create."""
-    return not any(isinstance(op, CreateGuestMemfd) and op.flags for op in scenario.operations)
+    return not any(
+        isinstance(op, CreateGuestMemfd) and op.flags & SHARED for op in scenario.operations
+    )
 
 
 SCENARIOS = (

@@ -39,6 +39,7 @@ from vmm.verdict.known.weighing import issues_met
 from vmm.verdict.result import Checked, judged
 from vmm.verdict.slotsbefore import Slots
 
+_IN_SMM = SetUserMemoryRegion(1 << 16 | 1, 0x300000, 0x1000, at("a"))
 ISSUE = KNOWN[0].issue
 HOST = {"vendor": ISSUE.vendor}
 WARNING = Problem(
@@ -229,6 +230,33 @@ def test_what_a_vcpu_met_as_mmio_in_the_other_space_counts_until_slots_change() 
     assert not meets(slot, in_smm, other, write)
     assert not meets(slot, in_smm, aside, write)
     assert not meets(slot, write)
+
+
+@pytest.mark.parametrize(
+    ("before", "wrong"),
+    [
+        ((Touch(0x300000, as_id=1), ChangeHostMemory(at("a")), _IN_SMM), Touch(0x300100, as_id=1)),
+        ((_IN_SMM, Touch(0x300000)), Touch(0x300FFE, "write", value=0x1234, as_id=1)),
+    ],
+)
+def test_what_is_missed_in_smm_is_known_whichever_rule_decides(
+    before: tuple[AnyOperation, ...], wrong: Touch
+) -> None:
+    """Memory has changed since the slot was made, or the access goes beyond its end."""
+    operations = (*before, wrong)
+    scenario = Scenario("made-up", operations, (Mapping("a", 1),), needs=("smm",), survey="none")
+    history = ideal_history(scenario, EVERYTHING)
+    last = max(n for n, event in enumerate(history.events) if event.operation is wrong)
+    is_write = wrong.access == "write"
+    data = wrong.value.to_bytes(4, "little") if is_write else b"\xff" * 4
+    missed = msgspec.structs.replace(
+        history.events[last].outcome,
+        value=wrong.value if is_write else 0xFFFF_FFFF,
+        mmio=(Mmio(wrong.gpa, is_write, data),),
+    )
+    event = msgspec.structs.replace(history.events[last], outcome=missed)
+    events = (*history.events[:last], event)
+    assert judged(msgspec.structs.replace(history, events=events)).verdict.status is Status.KNOWN
 
 
 @pytest.mark.parametrize("flags", [GUEST_MEMFD, 0])
