@@ -7,6 +7,7 @@ bounded. Everything else about its operations is legal: a refusal is an outcome.
 from vmm.scenario.features import NEEDS
 from vmm.scenario.limits import A_NAME, MAX_OPERATIONS, MAX_VCPUS, NAME_LENGTH
 from vmm.scenario.mappings import check_large_mappings, check_mappings
+from vmm.scenario.memfd_operations import MEMFD_INIT_SHARED, MEMFD_MMAP
 from vmm.scenario.operationcheck import OperationChecker
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
@@ -79,10 +80,17 @@ def validate(scenario: Scenario) -> None:
             problem = ": this is for scenarios of one VM (switch_vm)"
         if scenario.vm_type and _executes(operation):
             problem = ": zeros could be executed ($.vm_type)"
-        if scenario.vm_type and isinstance(operation, CreateGuestMemfd) and operation.flags:
-            problem = ".flags: 0 is needed ($.vm_type)"
+        if scenario.vm_type and isinstance(operation, CreateGuestMemfd):
+            problem = problem or _shared_memfd_problem(operation)
         if problem:
             raise ScenarioError(f"$.operations[{index}]{problem}")
+
+
+def _shared_memfd_problem(op: CreateGuestMemfd) -> str:
+    """Say what is wrong with a guest_memfd in a VM with private memory."""
+    if op.flags & (MEMFD_MMAP | MEMFD_INIT_SHARED):
+        return ".flags: neither MMAP nor INIT_SHARED can be had ($.vm_type)"
+    return ""
 
 
 def is_valid(scenario: Scenario) -> bool:
