@@ -11,6 +11,7 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
+    CreateVcpu,
     Execute,
     Scenario,
     Survey,
@@ -18,6 +19,9 @@ from vmm.scenario.operations import (
 )
 
 _ONE = Slot(1, 0x100, at("a"), pages=2)
+_MOST_VCPUS = 1024
+"""KVM_CAP_MAX_VCPUS of most kernels, or more."""
+
 _STALE = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
 
 
@@ -173,6 +177,17 @@ SCENARIOS = (
         Execute(0x104 * PAGE_SIZE_BYTES, vcpu=0),
         Execute(0x100 * PAGE_SIZE_BYTES, vcpu=0),
         Execute(0x100 * PAGE_SIZE_BYTES, vcpu=1),
+    ),
+    msgspec.structs.replace(
+        _two(
+            "vcpus-refused-by-the-thousand",
+            "vCPUs that are refused do not count among those that a VM has room for.",
+            *(CreateVcpu(0),) * (_MOST_VCPUS + 1),
+            CreateVcpu(1),
+            read(0x100, vcpu=1),
+            source="kvm_vm_ioctl_create_vcpu: created_vcpus",
+        ),
+        tags=("vcpus", "slow"),
     ),
 )
 """All scenarios with two vCPUs."""
