@@ -158,16 +158,16 @@ KNOWN = (
         KnownIssue(
             name="smm-mmio-cache-generation",
             vendor="",
-            rules=names(IN_SMM, HOST_FOLLOWS),
+            rules=names(IN_SMM, HOST_FOLLOWS, INSTRUCTION, READ_THEN_WRITE, STRADDLE),
             what="a vCPU compares the generation of what it remembers as MMIO with that of "
             "as_id 0 only: in SMM it takes a gpa for MMIO on which as_id 1 has a slot by "
             "now",
             evidence="spaces-switched-between-changes differs on Linux 5.10.262 and 6.1.187, and "
-            "passes on 6.1.192; fuzz meets it on 5.10.262 where host memory has changed, too; "
-            "mended by b3e6212dea2e",
+            "passes on 6.1.192; fuzz meets it on 5.10.262 where host memory has changed, and with "
+            "instructions that KVM emulates; mended by b3e6212dea2e",
             outcome="MMIO",
         ),
-        _kinds(Touch),
+        _kinds(Touch, Instruction),
         mmio.switches_spaces_over_mmio,
         mmio.is_touched_over_mmio_in_smm,
     ),

@@ -63,14 +63,14 @@ def is_touched_since_made_private(scenario: Scenario, origin: int, op: AnyOperat
 
 
 def switches_spaces_over_mmio(scenario: Scenario) -> bool:
-    """Whether a vCPU in SMM touches a page again whose slot in as_id 1 was made meanwhile."""
+    """Whether a vCPU in SMM accesses a page again whose slot in as_id 1 was made meanwhile."""
     return "smm" in scenario.needs and _any_own(
         scenario, _Met(scenario, _all_calls), _is_touched_in_smm
     )
 
 
 def is_touched_over_mmio_in_smm(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is such a touch."""
+    """Whether this is such an access."""
     return _is_touched_in_smm(_known_at(scenario, origin, _Met(scenario, _all_calls)), op)
 
 
@@ -148,7 +148,7 @@ class _Met:
     def follow(self, step: Step) -> None:
         """Take the next step of the scenario into account."""
         op = step.operation
-        if isinstance(op, Touch | Sweep):
+        if isinstance(op, Touch | Sweep | Instruction):
             gfns = _accessed(op)
             self._touched[op.as_id, op.vcpu].add(gfns)
             if op.as_id == SMM and self.has(0, op.vcpu, gfns):
@@ -309,7 +309,10 @@ def _is_touched_over_mmio(met: _Met, op: AnyOperation) -> bool:
 
 
 def _is_touched_in_smm(met: _Met, op: AnyOperation) -> bool:
-    return isinstance(op, Touch) and op.as_id == SMM and met.has(SMM, op.vcpu, _first_page(op))
+    if not isinstance(op, Touch | Instruction) or op.as_id != SMM:
+        return False
+    gfns = _first_page(op) if isinstance(op, Touch) else _accessed(op)
+    return met.has(SMM, op.vcpu, gfns)
 
 
 def _is_touched_after_smm(met: _Met, op: AnyOperation) -> bool:

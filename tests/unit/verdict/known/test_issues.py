@@ -259,6 +259,25 @@ def test_what_is_missed_in_smm_is_known_whichever_rule_decides(
     assert judged(msgspec.structs.replace(history, events=events)).verdict.status is Status.KNOWN
 
 
+def test_an_instruction_in_smm_meets_and_shows_what_a_vcpu_remembers_as_mmio() -> None:
+    known = next(each for each in KNOWN if each.issue.name == "smm-mmio-cache-generation")
+    outside = Instruction("bts-register", 0x300000, 4)
+    inside = Instruction("bts-register", 0x300000, 4, as_id=1)
+
+    def meets(*operations: AnyOperation) -> bool:
+        mappings = (Mapping("a", 1),)
+        scenario = Scenario("made-up", operations, mappings, needs=("smm",), survey="none")
+        last = len(operations) - 1
+        shows = known.shows_at(scenario, last, operations[last])
+        return known.meets(scenario) and shows
+
+    assert meets(inside, _IN_SMM, inside)
+    assert meets(Touch(0x300100, as_id=1), _IN_SMM, inside)
+    assert meets(inside, _IN_SMM, Touch(0x300100, as_id=1))
+    assert not meets(_IN_SMM, inside)
+    assert not meets(inside, _IN_SMM, outside)
+
+
 @pytest.mark.parametrize("flags", [GUEST_MEMFD, 0])
 def test_a_slot_with_a_guest_memfd_stays_where_it_is(flags: int) -> None:
     known = next(each for each in KNOWN if each.issue.name == "private-fault-after-cached-mmio")
