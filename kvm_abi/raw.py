@@ -65,6 +65,9 @@ It returns 0 for an exit, or a number from `EXIT_CODES` on that stands for all o
 
 EXIT_CODES = 1 << 60
 
+CLOSED = -errno.EBADF
+"""What `issue_region` and `issue_run` return for a VM or vCPU that is closed: its fd is -1."""
+
 # Enum lookups are slow, and every ioctl or refusal needs these.
 _EINTR = errno.EINTR
 _ANSWER_NUMBERS = frozenset(

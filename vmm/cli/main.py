@@ -84,9 +84,7 @@ class Commands(CommandsByName):
                 ctx.exit(_without_a_run(ctx, lost.exit_code))
             except Failure as error:
                 raise Ended(error.message, _without_a_run(ctx, error.exit_code)) from None
-            except (click.ClickException, click.exceptions.Exit):
-                raise
-            except click.Abort:
+            except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
             except Exception as error:
                 ctx.exit(_without_a_run(ctx, _failed(error)))

@@ -19,9 +19,6 @@ decoding it, most of all after the guest has pushed everything else out of the c
 
 _MOST_KNOWN_EXITS = 1024
 
-_NO_FILE = -errno.EBADF
-"""The answer to a call on a vCPU that is closed, whose descriptor is -1."""
-
 
 class Vcpu(VcpuState):
     """A vCPU, created by `Vm.create_vcpu`; closed by `close`, or with its VM.
@@ -151,7 +148,7 @@ class Vcpu(VcpuState):
 
     def _exit_of(self, number: int) -> VcpuExit:
         """Return the exit in `kvm_run` for an answer to KVM_RUN, and keep it if it has a number."""
-        if number == _NO_FILE:
+        if number == raw.CLOSED:
             _ = self.fd  # Raises an error of its own if the vCPU is closed.
         if number and number < raw.EXIT_CODES:
             raise raw.run_error(number)

@@ -1,6 +1,5 @@
 """`Vm`: a virtual machine, with its memory regions and dirty logs."""
 
-import errno
 from contextlib import ExitStack
 
 from kvm_abi import raw
@@ -9,9 +8,6 @@ from kvm_abi.uapi import SYNC_X86_REGS, SYNC_X86_SREGS, Cap, Ioctl, IoEventFdFla
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import PINNED, HostAddress, HostMapping
 from vmm.kvm.vcpu import Vcpu
-
-_NO_FILE = -errno.EBADF
-"""The answer to a call on a VM that is closed, whose descriptor is -1."""
 
 _SHARED = SYNC_X86_REGS | SYNC_X86_SREGS
 
@@ -155,7 +151,7 @@ class Vm(Closing):
         except (TypeError, OverflowError) as error:
             raise raw.region_misfit(error, slot, flags, guest_phys_addr, memory_size, hva) from None
         if result:
-            if result == _NO_FILE:
+            if result == raw.CLOSED:
                 _ = self.fd  # Raises an error of its own if the VM is closed.
             raise raw.region_error(result, slot, flags, guest_phys_addr, memory_size, hva)
         if not memory_size:

@@ -150,9 +150,7 @@ class RaceJudge:
         assert isinstance(op, Touch)
         places = self._host.places[view_of(op)].within(*interval)
         fault = self._private_fault(op, places)
-        if outcome == fault or self._is_converted(op, interval, outcome):
-            return None
-        if BARE in places and outcome == _UNTOLD:
+        if outcome == fault or self._is_other_fault(op, places, interval, outcome):
             return None
         places = _without_faults(places, op)
         memory = [p for p in places if p is not None and self._writable(p, interval)]
@@ -179,6 +177,17 @@ class RaceJudge:
         if isinstance(op, PreFaultMemory):
             return Refused(errno.EFAULT)
         return private_fault(op.gpa & -PAGE_SIZE_BYTES, PAGE_SIZE_BYTES)
+
+    def _is_other_fault(
+        self,
+        op: Touch | Execute | PreFaultMemory,
+        places: Sequence[MaybeTranslation],
+        interval: Interval,
+        outcome: Met,
+    ) -> bool:
+        """Whether a vCPU stopped without a slot, or while its gpa was converted, as it may."""
+        is_untold = BARE in places and outcome == _UNTOLD
+        return is_untold or self._is_converted(op, interval, outcome)
 
     def _is_converted(
         self, op: Touch | Execute | PreFaultMemory, interval: Interval, outcome: Met
@@ -213,9 +222,7 @@ class RaceJudge:
                 if place is not None:
                     self._note_dirty(vcpu, place, interval, False)
         fault = self._private_fault(op, places)
-        if outcome == fault or self._is_converted(op, interval, outcome):
-            return None
-        if BARE in places and outcome == _UNTOLD:
+        if outcome == fault or self._is_other_fault(op, places, interval, outcome):
             return None
         places = _without_faults(places, op)
         expected = [each for place in places for each in self._found(op, place, interval)]

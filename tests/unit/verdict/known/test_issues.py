@@ -1,6 +1,7 @@
 """A known issue stands for one difference, in some scenarios, of one backend: for nothing else."""
 
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 import pytest
@@ -208,6 +209,14 @@ def test_what_a_vcpu_met_as_mmio_in_smm_it_may_take_for_that_outside() -> None:
     assert wrong_at_the_end(hole, slot, again) is Status.DIFFERS
 
 
+def _meets_and_shows(known: Known, *operations: AnyOperation) -> bool:
+    """Whether an issue may be met by a guest with SMM, and shows at the last operation."""
+    mappings = (Mapping("a", 1),)
+    scenario = Scenario("made-up", operations, mappings, needs=("smm",), survey="none")
+    shows = known.shows_at(scenario, len(operations) - 1, operations[-1])
+    return known.meets(scenario) and shows
+
+
 def test_what_a_vcpu_met_as_mmio_in_the_other_space_counts_until_slots_change() -> None:
     known = next(each for each in KNOWN if each.issue.name == "mmio-cached-in-the-other-space")
     slot = SetUserMemoryRegion(1, 0x300000, 0x1000, at("a"))
@@ -216,12 +225,7 @@ def test_what_a_vcpu_met_as_mmio_in_the_other_space_counts_until_slots_change() 
     read, write = Touch(0x300000), Touch(0x300000, "write")
     emulated = Instruction("lock-bts", 0x300000, 4)
 
-    def meets(*operations: AnyOperation) -> bool:
-        mappings = (Mapping("a", 1),)
-        scenario = Scenario("made-up", operations, mappings, needs=("smm",), survey="none")
-        last = len(operations) - 1
-        shows = known.shows_at(scenario, last, operations[last])
-        return known.meets(scenario) and shows
+    meets = partial(_meets_and_shows, known)
 
     assert meets(slot, in_smm, write)
     assert meets(slot, in_smm, emulated)
@@ -264,12 +268,7 @@ def test_an_instruction_in_smm_meets_and_shows_what_a_vcpu_remembers_as_mmio() -
     outside = Instruction("bts-register", 0x300000, 4)
     inside = Instruction("bts-register", 0x300000, 4, as_id=1)
 
-    def meets(*operations: AnyOperation) -> bool:
-        mappings = (Mapping("a", 1),)
-        scenario = Scenario("made-up", operations, mappings, needs=("smm",), survey="none")
-        last = len(operations) - 1
-        shows = known.shows_at(scenario, last, operations[last])
-        return known.meets(scenario) and shows
+    meets = partial(_meets_and_shows, known)
 
     assert meets(inside, _IN_SMM, inside)
     assert meets(Touch(0x300100, as_id=1), _IN_SMM, inside)
