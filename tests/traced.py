@@ -1,10 +1,14 @@
 """Traces for tests, made from lines."""
 
+from collections.abc import Iterable
 from pathlib import Path
+
+from msgspec.structs import asdict
 
 from vmm.replay.build import Replay, replay_of
 from vmm.replay.reader import read_lines
-from vmm.replay.trace import Trace
+from vmm.replay.spool import Store
+from vmm.replay.trace import Call, Calls, Trace
 
 TRACES = Path(__file__).parent / "traces"
 
@@ -43,3 +47,17 @@ def replay_in(*lines: str) -> Replay:
     trace = trace_of(*lines)
     (vm,) = trace.vms
     return replay_of(trace, vm)
+
+
+def calls_of(every: Iterable[Call]) -> Calls:
+    """Return calls as a VM has them."""
+    calls = Calls(Store())
+    for each in every:
+        calls.append(each)
+    return calls
+
+
+def content_of(trace: Trace) -> dict[str, object]:
+    """Return everything that a trace says, to be compared."""
+    vms = [{**asdict(vm), "calls": [*vm.calls]} for vm in trace.vms]
+    return {**asdict(trace), "vms": vms, "store": None}

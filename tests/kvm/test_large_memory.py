@@ -66,7 +66,7 @@ def test_a_q35_of_4_gib_runs_here_with_its_holes_and_its_true_sizes() -> None:
     trace = read_trace(TRACES / "qemu-q35-4g.strace.gz")
     with Kvm.open() as kvm:
         features = probe_features(kvm)
-    scenario = replay_of(trace, trace.vms[0], features).scenario
+    scenario = replay_of(trace, trace.vms[0], features).built.scenario
     assert sum(mapping.pages for mapping in scenario.mappings) > 4 * GIB // PAGE_SIZE_BYTES
     validate(scenario)
     verdict = judge(run_isolated(scenario, features, time_limit_s=120))

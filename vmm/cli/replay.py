@@ -1,7 +1,7 @@
 """``vmm replay``: judge the calls in a trace of another VMM, and repeat them here."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from vmm.cli.output.console import console, print_lines, width_of
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.writing import spare, written
 from vmm.cli.running.host import Host, exit_status, look_at_host, require_usable
-from vmm.replay.build import Replay, replay_of
+from vmm.replay.build import Built, Replay, replay_of
 from vmm.replay.judging import Judged, judged
 from vmm.replay.lines import STDIN, name_of
 from vmm.replay.reader import read_trace
@@ -25,6 +25,7 @@ from vmm.report.replay import heading, refusals, remark
 from vmm.scenario import outcomewords
 from vmm.scenario.codec import scenario_text
 from vmm.scenario.demand import USUAL, Limits, check_demand
+from vmm.scenario.limits import MAX_OPERATIONS
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status, Verdict
@@ -120,7 +121,7 @@ def replayed(paths: tuple[Path, ...], wanted: ReplayOptions) -> int:
     features = None if host is None or host.info.obstacle else host.features
     replays = [replay_of(trace, vm, features) for vm in vms]
     if file is not None:
-        _write(file, replays[0], path, wanted.limits)
+        _write(file, replays[0].built, path, wanted.limits)
     statuses: list[Status] = []
     to = console()
     print_lines(to, _about(trace))
@@ -128,10 +129,12 @@ def replayed(paths: tuple[Path, ...], wanted: ReplayOptions) -> int:
         found = judged(made)
         statuses.append(weighed(found.verdict, found.history)[0].status)
         again = wanted.command(made.vm, trace.name, "--judge-only")
-        print_lines(to, _vm_lines(trace, made, found, again, width_of(to)))
+        notes = made.built.notes if host is not None or file is not None else ()
+        print_lines(to, _vm_lines(trace, made, notes, found, again, width_of(to)))
     if host is not None:
+        _require_few(trace, replays)
         for made in replays:
-            _check(made, path, wanted.limits)
+            _check(made.built, path, wanted.limits)
         statuses += _run(replays, host, path, wanted)
     status = min(statuses, key=_WORST.index)
     return exit_status(status, wanted.require_run)
@@ -163,22 +166,28 @@ def _about(trace: Trace) -> Iterator[Text]:
 
 
 def _vm_lines(
-    trace: Trace, made: Replay, found: Judged, again: str, width: int | None
+    trace: Trace,
+    made: Replay,
+    notes: Sequence[str],
+    found: Judged,
+    again: str,
+    width: int | None,
 ) -> Iterator[Text]:
-    vm = made.vm
+    vm, summary = made.vm, made.summary
     begun = "older than the trace; first seen" if vm.began_before else "made"
-    refused = f"{len(made.refused)} of them refused"
-    yield heading(f"VM {vm.name}", f"{begun} on line {vm.line}: {made.regions} calls, {refused}")
-    yield from refusals(
+    refused = f"{summary.refused} of them refused"
+    yield heading(f"VM {vm.name}", f"{begun} on line {vm.line}: {summary.regions} calls, {refused}")
+    shown = (
         (step.line.number, step.operation, outcomewords.outcome(step.outcome))
-        for step in made.refused
+        for step in summary.first_refused
         if step.outcome is not None
     )
-    for unread in made.unread[:5]:
+    yield from refusals(shown, summary.refused)
+    for unread in summary.first_unread:
         yield remark("not read", f"line {unread.line.number}: {unread.name}: {unread.why}")
-    if len(made.unread) > 5:
-        yield remark("", f"and {len(made.unread) - 5} more")
-    for note in made.notes:
+    if summary.unread > len(summary.first_unread):
+        yield remark("", f"and {summary.unread - len(summary.first_unread)} more")
+    for note in notes:
         yield remark("note", note)
     if found.assumed:
         yield remark("assumed", f"of the trace's kernel: {', '.join(found.assumed)}")
@@ -199,13 +208,23 @@ def _trace_line(name: str, line: Line | None) -> Iterator[Text]:
         yield remark("trace", f"{name}:{line.number}: {line.text}", "bold")
 
 
-def _write(file: Path, made: Replay, path: Path, limits: Limits) -> None:
+def _require_few(trace: Trace, replays: list[Replay]) -> None:
+    """Raise Unusable if the VMs together make more calls than run here at a time."""
+    count = sum(len(made.vm.calls) for made in replays)
+    if len(replays) > 1 and count > MAX_OPERATIONS:
+        raise Unusable(
+            f"{trace.name}: {len(replays)} VMs make {count:,} calls, and {MAX_OPERATIONS:,} run "
+            "here at most: --vm N runs one of them (--judge-only runs nothing)"
+        )
+
+
+def _write(file: Path, made: Built, path: Path, limits: Limits) -> None:
     _check(made, path, limits)
     with written(file) as stream:
         stream.write(scenario_text(made.scenario))
 
 
-def _check(made: Replay, path: Path, limits: Limits) -> None:
+def _check(made: Built, path: Path, limits: Limits) -> None:
     """Raise Unusable for a scenario that is not safe to run."""
     problem = made.obstacle
     try:
@@ -217,7 +236,7 @@ def _check(made: Replay, path: Path, limits: Limits) -> None:
         raise Unusable(f"{_place(made, path, problem)} (--judge-only runs nothing)")
 
 
-def _place(made: Replay, path: Path, problem: str) -> str:
+def _place(made: Built, path: Path, problem: str) -> str:
     """Return a problem with the line of the trace whose operation it concerns."""
     head, _, rest = problem.partition("]")
     index = head.removeprefix("$.operations[")
@@ -233,10 +252,10 @@ def _run(replays: list[Replay], host: Host, path: Path, wanted: ReplayOptions) -
     from vmm.cli.running.carrying import Orders
     from vmm.cli.running.execution import execute
 
-    scenarios = [made.scenario for made in replays]
+    scenarios = [made.built.scenario for made in replays]
     result = execute(Orders(scenarios, host, jobs=1))
     to = console()
-    lines = {made.scenario.name: made for made in replays}
+    lines = {made.built.scenario.name: made for made in replays}
     for checked in result.checked:
         made = lines[checked.scenario.name]
         named = msgspec.structs.replace(checked.verdict, scenario=f"VM {made.vm.name}, run here")
@@ -250,12 +269,12 @@ def _run(replays: list[Replay], host: Host, path: Path, wanted: ReplayOptions) -
             checked.issue,
         )
         print_lines(to, terminal.single(shown, again, width_of(to)))
-        print_lines(to, _trace_line(str(path), _line_of(made, checked.verdict)))
+        print_lines(to, _trace_line(str(path), _line_of(made.built, checked.verdict)))
     print_lines(to, terminal.remarks(result, width_of(to)))
     return [result.status]
 
 
-def _line_of(made: Replay, verdict: Verdict) -> Line | None:
+def _line_of(made: Built, verdict: Verdict) -> Line | None:
     """Return the line of the trace that belongs to a difference or to what was under way."""
     begun = verdict.difference or verdict.under_way
     if begun is None or not 0 <= begun.origin < len(made.steps):

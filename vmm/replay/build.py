@@ -4,20 +4,20 @@ Overlapping userspace ranges of slots become one mapping of the true size. It ha
 that the trace shows, and the same offset within a 2 MiB page.
 """
 
-import errno
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from functools import cached_property
+from itertools import islice
 
 import msgspec
 
-from vmm.replay.memfds import Memfds, memfd_name, needs_private_vm
+from vmm.replay.answers import Answers, Summary
+from vmm.replay.memfds import needs_private_vm
 from vmm.replay.places import Places, guest_for
 from vmm.replay.steps import Step
-from vmm.replay.trace import Call, MemoryChange, Region, Trace, TracedVm, Unread, VmCall
+from vmm.replay.trace import Call, MemoryChange, Region, Trace, TracedVm, VmCall
 from vmm.scenario.features import Features
-from vmm.scenario.history import Done, Refused, RingsReset, SetUpRefused
-from vmm.scenario.limits import MAX_MAPPED_PAGES
+from vmm.scenario.limits import MAX_MAPPED_PAGES, MAX_OPERATIONS
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
@@ -25,20 +25,16 @@ from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
     CreateGuestMemfd,
-    CreateVcpu,
     Guest,
-    Hva,
     MapGuestMemfd,
     Mapping,
     Place,
     PreFaultMemory,
-    ResetDirtyRings,
     Scenario,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetTssAddr,
     SetUserMemoryRegion,
-    SetUserMemoryRegion2,
     pages_of,
 )
 from vmm.scenario.problem import ScenarioError
@@ -50,55 +46,81 @@ _NO_ROOM = "the slots leave no free id, or no free 64 KiB below 4 GiB, to a gues
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-class Replay(msgspec.Struct, frozen=True):
-    """A VM of a trace as a scenario. Each step is the operation of the same index.
+class Replay:
+    """A VM of a trace: what its calls ask for and were answered, and a scenario of them.
 
-    ``unread`` are calls for which the trace says too little; ``notes`` say what was changed or left
-    out; ``obstacle`` says why the scenario cannot be run ("": it can).
+    The scenario is made when it is asked for.
     """
 
-    vm: TracedVm
+    def __init__(self, trace: Trace, vm: TracedVm, features: Features | None = None) -> None:
+        self.trace = trace
+        self.vm = vm
+        self._features = features
+        self.answers = Answers(trace, vm)
+        self.summary = Summary.of(self.answers)
+
+    @cached_property
+    def built(self) -> "Built":
+        """The scenario, and what belongs to it; it is empty if there are too many calls."""
+        return _built(self.trace, self.vm, self.answers, self._features)
+
+
+class Built(msgspec.Struct, frozen=True):
+    """A VM of a trace as a scenario. Each step is the operation of the same index.
+
+    ``notes`` say what was changed or left out; ``obstacle`` says why the scenario cannot be run
+    ("": it can).
+    """
+
     scenario: Scenario
-    steps: tuple[Step, ...]
-    unread: tuple[Unread, ...]
-    notes: tuple[str, ...]
+    steps: tuple[Step, ...] = ()
+    notes: tuple[str, ...] = ()
     obstacle: str = ""
-
-    @property
-    def regions(self) -> int:
-        """The number of calls on slots that were read."""
-        return sum(isinstance(step.asked, SetUserMemoryRegion) for step in self.steps)
-
-    @property
-    def refused(self) -> tuple[Step, ...]:
-        """The calls that the kernel of the trace refused."""
-        return tuple(step for step in self.steps if isinstance(step.outcome, Refused))
 
 
 def replay_of(trace: Trace, vm: TracedVm, features: Features | None = None) -> Replay:
     """Return a VM of a trace as a scenario; ``features`` are those of the host that will run it."""
-    builder = _Builder(vm, features, Memfds(trace, vm))
+    return Replay(trace, vm, features)
+
+
+def scenario_name(trace: Trace, vm: TracedVm) -> str:
+    """Return what the scenario of a VM is called."""
+    stem = _NAME.sub("-", trace.name.rpartition("/")[2]).strip("-") or "trace"
+    return f"{stem[:48]}-vm{vm.name}"
+
+
+def _built(trace: Trace, vm: TracedVm, answers: Answers, features: Features | None) -> Built:
+    name, why = scenario_name(trace, vm), f"Replayed from {trace.tool}'s trace, from line {vm.line}"
+    if len(vm.calls) > MAX_OPERATIONS:
+        return Built(Scenario(name, ()), obstacle=_too_many(vm))
+    builder = _Builder(vm, features, answers)
     steps = tuple(builder.steps())
     regions = [call for call in vm.calls if isinstance(call, Region)]
-    stem = _NAME.sub("-", trace.name.rpartition("/")[2]).strip("-") or "trace"
     guest = guest_for(regions, _kernel_gpas(vm.calls))
     scenario = Scenario(
-        name=f"{stem[:48]}-vm{vm.name}",
-        why=f"Replayed from {trace.tool}'s trace, from line {vm.line} on.",
+        name=name,
+        why=f"{why} on.",
         operations=tuple(step.operation for step in steps),
         mappings=builder.places.mappings,
         needs=_needs(vm, regions, features),
         guest=guest or Guest(),
         vm_type=1 if needs_private_vm(vm) else 0,
     )
-    unread = tuple(call for call in vm.calls if isinstance(call, Unread))
     if _fills_too_much(scenario):
         scenario = msgspec.structs.replace(scenario, mappings=_of_small_pages(scenario.mappings))
         builder.notes.append(
             "transparent huge pages are small ones here: too many pages would be filled"
         )
-    obstacle = "" if guest is not None else _NO_ROOM
-    return Replay(vm, scenario, steps, unread, tuple(builder.notes), obstacle)
+    return Built(scenario, steps, tuple(builder.notes), "" if guest is not None else _NO_ROOM)
+
+
+def _too_many(vm: TracedVm) -> str:
+    """Return why so many calls do not run here, and how a part of them does."""
+    last = next(islice(vm.calls, MAX_OPERATIONS - 1, None)).line.number
+    return (
+        f"VM {vm.name} makes {len(vm.calls):,} calls, and {MAX_OPERATIONS:,} run here at most: "
+        f"`head -n {last} TRACE | vmm replay -` runs the first of them"
+    )
 
 
 def _fills_too_much(scenario: Scenario) -> bool:
@@ -146,43 +168,31 @@ def _kernel_gpas(calls: Iterable[Call]) -> list[int]:
 class _Builder:
     """Turns calls into steps, in order."""
 
-    def __init__(self, vm: TracedVm, features: Features | None, memfds: Memfds) -> None:
+    def __init__(self, vm: TracedVm, features: Features | None, answers: Answers) -> None:
         self._vm = vm
         self.places = Places(vm, features)
         self.notes: list[str] = list(self.places.notes)
         if needs_private_vm(vm) and vm.vm_type != 1:
             self.notes.append("the VM is one of type KVM_X86_SW_PROTECTED_VM here")
-        self._memfds = memfds
-        self._has_vcpu = False
+        self._answers = answers
         self._passed: dict[str, int] = {}
         self._vacated: set[tuple[str, int]] = set()
 
     def steps(self) -> Iterator[Step]:
-        yield from self._memfds.of_other_vms()
-        for call in self._vm.calls:
-            match call:
-                case Region():
-                    yield from self._region(call)
-                case MemoryChange():
-                    yield from self._change(call)
-                case VmCall():
-                    yield from self._on_vm(call)
-                case Unread():
-                    pass
+        for each in self._answers.with_changes():
+            if isinstance(each, MemoryChange):
+                yield from self._change(each)
+            else:
+                yield msgspec.structs.replace(each, operation=self._here(each.operation))
         for what, count in self._passed.items():
             self.notes.append(f"left out: {count} x {what}")
-
-    def _on_vm(self, call: VmCall) -> Iterator[Step]:
-        """Yield the step of another call on the VM, unless only the first one matters."""
-        if isinstance(call.operation, CreateVcpu):
-            if self._has_vcpu:
-                return
-            self._has_vcpu = True
-        yield Step(call.line, self._here(call.operation), call.operation, _outcome(call, call.name))
 
     def _here(self, operation: AnyOperation) -> AnyOperation:
         """Return an operation as it can be carried out here."""
         match operation:
+            case SetUserMemoryRegion(userspace_addr=int(address)):
+                hva = self.places.hva(address, operation.memory_size)
+                return msgspec.structs.replace(operation, userspace_addr=hva)
             case MapGuestMemfd():
                 mapping = self.places.showing(operation.name)
                 return msgspec.structs.replace(operation, mapping=mapping)
@@ -190,12 +200,6 @@ class _Builder:
                 size = MAX_PRE_FAULTED_PAGES * PAGE_SIZE_BYTES
                 return msgspec.structs.replace(operation, size=size)
         return operation
-
-    def _region(self, call: Region) -> Iterator[Step]:
-        yield from self._memfds.before(call)
-        op = _operation(call, self.places.hva(call))
-        name = f"KVM_SET_USER_MEMORY_REGION{'2' if call.second_form else ''}"
-        yield Step(call.line, op, _operation(call, call.userspace_addr), _outcome(call, name))
 
     def _change(self, call: MemoryChange) -> Iterator[Step]:
         for mapping, offset, size in self.places.parts(call.start, call.size):
@@ -223,39 +227,3 @@ class _Builder:
         elif op.how == "map":
             self._vacated -= pages
         return op.how not in ("allow", "punch") or not pages & self._vacated
-
-
-def _operation(call: Region, hva: Hva) -> SetUserMemoryRegion:
-    caller: Literal["owner", "forked-child"] = "forked-child" if call.is_foreign else "owner"
-    argument: Literal["readable", "unreadable"] = "readable" if call.is_readable else "unreadable"
-    if not call.second_form:
-        return SetUserMemoryRegion(
-            call.slot, call.guest_phys_addr, call.memory_size, hva, call.flags, caller, argument
-        )
-    return SetUserMemoryRegion2(
-        call.slot,
-        call.guest_phys_addr,
-        call.memory_size,
-        hva,
-        call.flags,
-        caller,
-        argument,
-        guest_memfd=memfd_name(call) if call.flags & GUEST_MEMFD else -1,
-        guest_memfd_offset=call.guest_memfd_offset,
-    )
-
-
-def _outcome(call: Region | VmCall, name: str) -> Done | Refused | RingsReset | SetUpRefused:
-    if call.errno:
-        return Refused(call.errno)
-    operation = call.operation if isinstance(call, VmCall) else None
-    if isinstance(operation, ResetDirtyRings):
-        # What was harvested before is not in a trace: the kernel is taken at its word.
-        return RingsReset(call.returned, call.returned)
-    opens = isinstance(operation, CreateGuestMemfd | CreateVcpu)
-    # If the others succeed, they return 0 and nothing else.
-    return SetUpRefused(name, answer=str(call.returned)) if call.returned and not opens else Done()
-
-
-NO_MEMORY = (errno.ENOMEM, errno.EINTR, errno.EMFILE, errno.ENFILE)
-"""Errors that say nothing about a kernel's rules, only about its host."""

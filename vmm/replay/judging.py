@@ -5,29 +5,21 @@ one feature at a time, and only if that explains the answers; the verdict names 
 """
 
 import errno
-from collections.abc import Iterator, Sequence
-from itertools import permutations
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from kvm_abi.uapi import Cap, MemoryAttribute
-from vmm.replay.build import NO_MEMORY, Replay
+from vmm.replay.answers import NO_MEMORY
+from vmm.replay.build import Replay, scenario_name
 from vmm.replay.memfds import is_known, is_private
-from vmm.replay.order import MOST_AT_ONCE, Order, is_possible
+from vmm.replay.order import Order
+from vmm.replay.passes import KEPT, WINDOW, Pass, admits, event_of
 from vmm.replay.steps import Step
-from vmm.replay.trace import OTHER_FILE, Line, Region, Unread
+from vmm.replay.trace import OTHER_FILE, Line
 from vmm.replay.vm_calls import SHOWN
 from vmm.scenario.features import Features
-from vmm.scenario.history import (
-    AnyOutcome,
-    DirtyPages,
-    Done,
-    Event,
-    Header,
-    History,
-    PreFaulted,
-    Refused,
-)
+from vmm.scenario.history import Done, Header, History, Refused
 from vmm.scenario.operations import (
     GUEST_MEMFD,
     PAGE_SIZE_BYTES,
@@ -89,6 +81,12 @@ class _Assumption(msgspec.Struct, frozen=True):
 
 
 _UNORDERED = "what each thread did stands together: the order of calls is not known (`strace -f`)"
+_OLDER = "the VM is older than the trace: which slots it had is not known"
+_SHORT = "the host of the trace was short of memory, or the call was interrupted"
+_GUESSED = (
+    "EIO is right if a forked child called: who made the thread is not in the trace "
+    "(strace -f -e trace=ioctl,clone,clone3,fork,vfork)"
+)
 _NO_READONLY = "no KVM_CAP_READONLY_MEM (before Linux 3.7)"
 _RINGS = {
     "dirty_ring_bytes": PAGE_SIZE_BYTES,
@@ -129,149 +127,145 @@ class _Judging:
 
     def __init__(self, replay: Replay) -> None:
         self._replay = replay
-        self._steps = [step for step in replay.steps if step.outcome is not None]
-        self._end = _unread_change(replay)
-        if self._end is not None:
-            limit = self._end.line.number
-            self._steps = [step for step in self._steps if step.line.number < limit]
-        self._short = [step for step in self._steps if _is_short_of_memory(step)]
-        self._steps = [step for step in self._steps if not _is_short_of_memory(step)]
-        asked = tuple(step.asked for step in self._steps if step.asked is not None)
+        self._vm = replay.vm
+        self._summary = replay.summary
+        self._seen = _Seen()
+        for step in self._all():
+            self._seen.note(step)
+        few = self._seen.count <= KEPT
         self._scenario = Scenario(
-            name=replay.scenario.name,
-            operations=asked,
-            mappings=(
-                *(each for each in replay.scenario.mappings if each.name == OTHER_FILE),
-                Mapping(SHOWN, 1, "guest_memfd"),
-            ),
-            vm_type=1 if is_private(replay.vm) else 0,
+            name=scenario_name(replay.trace, self._vm),
+            operations=tuple(step.operation for step in self._steps()) if few else (),
+            mappings=(Mapping(OTHER_FILE, 1, "memfd"), Mapping(SHOWN, 1, "guest_memfd")),
+            vm_type=1 if is_private(self._vm) else 0,
         )
-        self._features = _told(replay.vm.capabilities, self._steps)
-        self._assumptions = (*_ASSUMPTIONS, *_accepted(self._steps))
-        self._order = Order(self._steps)
+        self._features = _told(self._vm.capabilities, self._seen)
+        self._assumptions = (*_ASSUMPTIONS, *_accepted(self._seen))
+        self._order = Order(_Again(self._steps))
         self._assumed: list[str] = []
         self._unlikely: Line | None = None
 
     def judged(self) -> Judged:
         """Return the verdict."""
-        verdict, index = self._run(self._steps, self._features)
-        while verdict.difference is not None and (self._reordered(index) or self._explained(index)):
-            verdict, index = self._run(self._steps, self._features)
-        if verdict.difference is None:
-            return self._complete(verdict)
-        step = self._steps[index]
-        doubt = self._doubt(step, index, verdict.difference)
+        found = self._pass(self._features)
+        while (step := found.run()) is not None:
+            explained = self._explained(found, step)
+            if explained is None:
+                return self._differing(found, step)
+            found = explained
+        return self._complete(found.judgement.verdict(""))
+
+    def _all(self) -> Iterator[Step]:
+        """Yield the steps until one that is not read, and may have changed slots."""
+        end = self._summary.unread_change
+        if end is None:
+            return iter(self._replay.answers)
+        limit = end.line.number
+        return (step for step in self._replay.answers if step.line.number < limit)
+
+    def _steps(self) -> Iterator[Step]:
+        """Yield the steps that are judged."""
+        return (step for step in self._all() if not _is_short_of_memory(step))
+
+    def _pass(self, features: Features) -> Pass:
+        scenario = msgspec.structs.replace(self._scenario, operations=())
+        return Pass(self._steps(), Judgement(Header(scenario, features)), self._order)
+
+    def _differing(self, found: Pass, step: Step) -> Judged:
+        """Return the verdict on the first step that differs."""
+        verdict = found.judgement.verdict("")
+        assert verdict.difference is not None or verdict.status is Status.INCONCLUSIVE
+        recent = found.recent()
+        events = tuple(event_of(index, each) for index, each in enumerate(recent))
+        scenario, last = self._scenario, len(events) - 1
+        if not scenario.operations:
+            operations = tuple(each.operation for each in recent)
+            scenario = msgspec.structs.replace(scenario, operations=operations)
+        history = History(Header(scenario, self._features), events, None)
+        doubt = "" if verdict.difference is None else self._doubt(step, verdict.difference)
         if doubt:
             verdict = msgspec.structs.replace(
                 verdict, status=Status.INCONCLUSIVE, reason=doubt, difference=None
             )
-        return self._found(verdict, step.line, self._steps[: index + 1])
-
-    def _found(self, verdict: Verdict, line: Line | None, until: Sequence[Step] = ()) -> Judged:
-        events = tuple(
-            Event(index, step.asked, step.outcome)
-            for index, step in enumerate(until)
-            if step.asked is not None and step.outcome is not None
-        )
-        history = History(Header(self._scenario, self._features), events, None)
-        return Judged(self._scenario, verdict, history, line, tuple(self._assumed))
+        elif verdict.difference is not None:
+            at = msgspec.structs.replace(verdict.difference, event=last, origin=last)
+            verdict = msgspec.structs.replace(verdict, difference=at)
+        return Judged(scenario, verdict, history, step.line, tuple(self._assumed))
 
     def _complete(self, verdict: Verdict) -> Judged:
         """Return the verdict if nothing differs: not a pass if something was not judged."""
-        reason, line = "", None
-        if self._end is not None:
-            line = self._end.line
-            reason = f"{self._end.name} is not read ({self._end.why}), and may change slots"
-        elif self._replay.unread:
-            line = self._replay.unread[0].line
-            reason = f"{len(self._replay.unread)} refused calls are not read"
-        elif self._unlikely is not None:
-            line = self._unlikely
-            reason = "the answer is right on a kernel of the assumed kind alone"
-        elif (guessed := _guessed(self._replay)) is not None:
-            line = guessed
-            reason = (
-                "EIO is right if a forked child called: who made the thread is not in the trace "
-                "(strace -f -e trace=ioctl,clone,clone3,fork,vfork)"
-            )
-        elif self._replay.vm.began_before:
-            line = self._steps[0].line if self._steps else None
-            reason = "the VM is older than the trace: which slots it had is not known"
-        elif self._replay.vm.unordered:
-            reason = _UNORDERED
-        elif self._short:
-            line = self._short[0].line
-            reason = "the host of the trace was short of memory, or the call was interrupted"
-        elif self._replay.vm.left_out:
-            left, first = self._replay.vm.left_out, self._replay.vm.left_from
-            reason = (
-                f"the first {len(self._replay.vm.calls):,} calls agree with the model; {left:,} "
-                f"more, from line {first} on, are not judged"
-            )
+        reason, line = self._weakness()
         if reason and verdict.status is Status.PASSED:
             verdict = msgspec.structs.replace(verdict, status=Status.INCONCLUSIVE, reason=reason)
-        return self._found(verdict, line)
+        history = History(Header(self._scenario, self._features), (), None)
+        return Judged(self._scenario, verdict, history, line, tuple(self._assumed))
 
-    def _run(self, steps: Sequence[Step], features: Features) -> tuple[Verdict, int]:
-        """Judge steps in order; return the verdict, and how many agreed with the model."""
-        judgement = Judgement(Header(self._scenario, features))
-        for index, step in enumerate(steps):
-            if isinstance(step.asked, PreFaultMemory) and not judgement.allowed(step.asked):
-                continue  # It depends on memory that no trace shows.
-            if not judgement.admits(_event(index, step, judgement)):
-                return judgement.verdict(""), index
-        return judgement.verdict(""), len(steps)
+    def _weakness(self) -> tuple[str, Line | None]:
+        """Return why answers that agree are no pass, and the line; "" if they are one."""
+        end, summary = self._summary.unread_change, self._summary
+        if end is not None:
+            return f"{end.name} is not read ({end.why}), and may change slots", end.line
+        if summary.unread:
+            return f"{summary.unread} refused calls are not read", summary.first_unread[0].line
+        if self._unlikely is not None:
+            return "the answer is right on a kernel of the assumed kind alone", self._unlikely
+        if summary.guessed is not None:
+            return _GUESSED, summary.guessed
+        if self._vm.began_before:
+            return _OLDER, self._seen.first
+        if self._vm.unordered:
+            return _UNORDERED, None
+        if self._seen.short is not None:
+            return _SHORT, self._seen.short
+        return "", None
 
-    def _explained(self, index: int) -> bool:
-        """Assume a feature that explains the answer at an index; return whether there is one."""
-        until = self._steps[: index + 1]
+    def _explained(self, found: Pass, step: Step) -> Pass | None:
+        """Assume a feature that explains the answer to a step; return a pass that goes on."""
         for assumption in self._assumptions:
             told = assumption.told_by
             if assumption.text in self._assumed or (
-                told is not None and int(told) in self._replay.vm.capabilities
+                told is not None and int(told) in self._vm.capabilities
             ):
                 continue
             features = msgspec.structs.replace(self._features, **assumption.changes)
-            if self._run(until, features)[1] > index:
+            if not self._may_explain(found, step, features):
+                continue
+            other = self._pass(features)
+            other.run(found.count + 1)
+            if other.count > found.count:
                 self._features = features
                 self._assumed.append(assumption.text)
                 if assumption.is_rare:
-                    self._unlikely = self._unlikely or self._steps[index].line
-                return True
-        return False
+                    self._unlikely = self._unlikely or step.line
+                return other
+        return None
 
-    def _reordered(self, index: int) -> bool:
-        """Reorder the calls that may have overtaken one; return whether another order fits."""
-        group = self._order.rivals(self._steps, index)
-        if not 2 <= len(group) <= MOST_AT_ONCE:
-            return False
-        first, last = group[0], group[-1] + 1
-        # What lies between has nothing to do with them.
-        others = [self._steps[at] for at in range(first, last) if at not in group]
-        for order in permutations([self._steps[at] for at in group]):
-            if is_possible(order):
-                steps = [*self._steps[:first], *others, *order]
-                if self._run(steps, self._features)[1] == last:
-                    self._steps[first:last] = [*others, *order]
-                    return True
-        return False
+    def _may_explain(self, found: Pass, step: Step, features: Features) -> bool:
+        """Whether features may explain why a step differs, which a whole pass would tell.
 
-    def _doubt(self, step: Step, index: int, difference: Difference) -> str:
+        What agrees so far has led to the same slots, whatever the kernel can do.
+        """
+        if found.count < WINDOW or features.address_spaces != self._features.address_spaces:
+            return True
+        supposed = found.judgement.supposing(features.of_vm(self._scenario.vm_type))
+        return admits(supposed, found.count, step)
+
+    def _doubt(self, step: Step, difference: Difference) -> str:
         """Return why an answer that differs may nevertheless be right."""
-        if self._replay.vm.began_before:
-            return "the VM is older than the trace: which slots it had is not known"
-        if self._replay.vm.unordered:
+        if self._vm.began_before:
+            return _OLDER
+        if self._vm.unordered:
             return _UNORDERED
-        if 0 < self._replay.vm.cut_line <= step.line.number:
-            return f"line {self._replay.vm.cut_line} {self._replay.vm.cut_why}"
-        if self._replay.vm.is_guessed:
+        if 0 < self._vm.cut_line <= step.line.number:
+            return f"line {self._vm.cut_line} {self._vm.cut_why}"
+        if self._vm.is_guessed:
             return "which VM some calls are on is not in the trace"
-        if len(self._order.rivals(self._steps, index)) > 1:
+        if self._order.is_open(step):
             return "calls that were under way at the same time: their order is not known"
-        op = step.asked
-        if isinstance(op, _OF_LOGS) and self._replay.vm.enables_unseen:
+        op = step.operation
+        if isinstance(op, _OF_LOGS) and self._vm.enables_unseen:
             return "which capabilities were enabled is not in the trace: `vmm record` reads it"
-        if step.outcome == Refused(errno.EINVAL) and _is_early(op) and not self._has_vcpus:
+        if step.outcome == Refused(errno.EINVAL) and _is_early(op) and not self._seen.has_vcpu:
             return "whether there is a vCPU is not in the trace"
         if isinstance(op, PreFaultMemory) and op.size and _is_of_the_kernel(op.gpa, op.size):
             return "the kernel may have a slot of its own there"
@@ -292,51 +286,59 @@ class _Judging:
         if not is_known(name):
             return "what became of the guest_memfd is not in the trace"
         is_of_the_file = step.outcome in (Refused(errno.EBADF), Refused(errno.EINVAL))
-        if is_of_the_file and not self._replay.vm.closes_seen:
+        if is_of_the_file and not self._vm.closes_seen:
             return "which descriptors were closed is not in the trace"
         return ""
 
-    @property
-    def _has_vcpus(self) -> bool:
-        """Whether the trace shows that a vCPU is created, at some time."""
-        return any(isinstance(step.asked, CreateVcpu) for step in self._replay.steps)
+
+class _Again:
+    """Iterates over what a function yields, each time anew."""
+
+    def __init__(self, steps: Callable[[], Iterator[Step]]) -> None:
+        self._steps = steps
+
+    def __iter__(self) -> Iterator[Step]:
+        return self._steps()
 
 
-_HWPOISON = 133
-_NO_HOST_MEMORY = Refused(errno.EFAULT)
-_MAPPED_OR_NOT = (Done(), _NO_HOST_MEMORY, Refused(_HWPOISON))
+class _Seen:
+    """What all answers of a trace together say of its kernel."""
 
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: Line | None = None
+        self.short: Line | None = None
+        """The first call for which the host was short of memory, or that was interrupted."""
 
-def _event(index: int, step: Step, judgement: Judgement) -> Event:
-    assert step.asked is not None
-    assert step.outcome is not None
-    outcome: AnyOutcome = step.outcome
-    if isinstance(step.asked, GetDirtyLog) and outcome == Done():
-        # The bitmap is not in the trace: any that the model allows.
-        allowed = [each.outcome for each in judgement.allowed(step.asked)]
-        outcome = next((each for each in allowed if isinstance(each, DirtyPages)), outcome)
-    elif isinstance(step.asked, PreFaultMemory) and outcome in _MAPPED_OR_NOT:
-        # How far it came is not in the trace, nor whether there is memory behind a slot.
-        allowed = [each.outcome for each in judgement.allowed(step.asked)]
-        is_slot = (
-            each for each in allowed if each == _NO_HOST_MEMORY or isinstance(each, PreFaulted)
-        )
-        outcome = next(is_slot, outcome)
-    return Event(index, step.asked, outcome)
+        self.has_vcpu = False
+        self.done: set[type[AnyOperation]] = set()
+        """The kinds of calls that the kernel has carried out, so that it can."""
+
+        self.quirks, self.flags, self.attributes = 1, 0, int(MemoryAttribute.PRIVATE)
+
+    def note(self, step: Step) -> None:
+        """Note the next answer."""
+        if _is_short_of_memory(step):
+            self.short = self.short or step.line
+            return
+        self.count += 1
+        self.first = self.first or step.line
+        self.has_vcpu |= isinstance(step.operation, CreateVcpu)
+        if step.outcome != Done():
+            return
+        self.done.add(type(step.operation))
+        match step.operation:
+            case EnableCap() if step.operation.cap == "DISABLE_QUIRKS2":
+                self.quirks |= step.operation.argument
+            case CreateGuestMemfd():
+                self.flags |= step.operation.flags
+            case SetMemoryAttributes():
+                self.attributes |= step.operation.attributes
 
 
 def _is_of_the_kernel(gpa: int, size: int) -> bool:
     """Whether the kernel may have a slot of its own in a range."""
     return any(gpa < page + PAGE_SIZE_BYTES and page < gpa + size for page in _OWN_PAGES)
-
-
-def _has_done(steps: Sequence[Step], kind: type[AnyOperation]) -> bool:
-    """Whether a kernel has carried out a call of some kind, so that it can."""
-    return any(isinstance(each.asked, kind) for each in steps if _is_done(each))
-
-
-def _is_done(step: Step) -> bool:
-    return step.outcome == Done()
 
 
 def _is_early(op: AnyOperation | None) -> bool:
@@ -345,21 +347,12 @@ def _is_early(op: AnyOperation | None) -> bool:
     return is_ring or isinstance(op, SetIdentityMapAddr)
 
 
-def _accepted(steps: Sequence[Step]) -> Iterator[_Assumption]:
+def _accepted(seen: _Seen) -> Iterator[_Assumption]:
     """Yield assumptions that the kernel knows the bits that it accepted, and no others."""
-    quirks, flags, attributes = 1, 0, int(MemoryAttribute.PRIVATE)
-    for op in (step.asked for step in steps if _is_done(step)):
-        match op:
-            case EnableCap() if op.cap == "DISABLE_QUIRKS2":
-                quirks |= op.argument
-            case CreateGuestMemfd():
-                flags |= op.flags
-            case SetMemoryAttributes():
-                attributes |= op.attributes
     for cap, field, bits in (
-        (Cap.DISABLE_QUIRKS2, "quirks", quirks),
-        (Cap.GUEST_MEMFD_FLAGS, "guest_memfd_flags", flags),
-        (Cap.MEMORY_ATTRIBUTES, "memory_attributes", attributes),
+        (Cap.DISABLE_QUIRKS2, "quirks", seen.quirks),
+        (Cap.GUEST_MEMFD_FLAGS, "guest_memfd_flags", seen.flags),
+        (Cap.MEMORY_ATTRIBUTES, "memory_attributes", seen.attributes),
     ):
         yield _Assumption(f"KVM_CAP_{cap.name} of {bits:#x}", {field: bits}, cap)
 
@@ -373,21 +366,11 @@ def _is_short_of_memory(step: Step) -> bool:
     return isinstance(step.outcome, Refused) and step.outcome.errno in NO_MEMORY
 
 
-def _unread_change(replay: Replay) -> Unread | None:
-    return next((call for call in replay.unread if call.may_change), None)
-
-
-def _guessed(replay: Replay) -> Line | None:
-    """Return the line of the first call that is taken for a forked child's by its answer alone."""
-    calls = replay.vm.calls
-    return next((each.line for each in calls if isinstance(each, Region) and each.is_guessed), None)
-
-
-def _told(capabilities: dict[int, int], steps: Sequence[Step]) -> Features:
+def _told(capabilities: dict[int, int], seen: _Seen) -> Features:
     """Return the features that a trace tells, and defaults for the rest."""
     usual = Features()
-    has_second = _has_done(steps, SetUserMemoryRegion2)
-    has_memfds = _has_done(steps, CreateGuestMemfd)
+    has_second = SetUserMemoryRegion2 in seen.done
+    has_memfds = CreateGuestMemfd in seen.done
 
     def answer(cap: Cap, otherwise: int) -> int:
         return capabilities.get(int(cap), otherwise)
@@ -402,7 +385,7 @@ def _told(capabilities: dict[int, int], steps: Sequence[Step]) -> Features:
         guest_memfd=bool(answer(Cap.GUEST_MEMFD, int(has_memfds))),
         guest_memfd_flags=answer(Cap.GUEST_MEMFD_FLAGS, 0),
         memory_attributes=answer(Cap.MEMORY_ATTRIBUTES, 0),
-        pre_fault=bool(answer(Cap.PRE_FAULT_MEMORY, int(_has_done(steps, PreFaultMemory)))),
+        pre_fault=bool(answer(Cap.PRE_FAULT_MEMORY, int(PreFaultMemory in seen.done))),
         quirks=answer(Cap.DISABLE_QUIRKS2, 0),
         manual_dirty_log=bool(answer(Cap.MANUAL_DIRTY_LOG_PROTECT2, 0)),
         dirty_log_initially_set=bool(answer(Cap.MANUAL_DIRTY_LOG_PROTECT2, 0) & 2),

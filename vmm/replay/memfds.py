@@ -8,6 +8,7 @@ import errno
 from collections.abc import Iterator
 
 from kvm_abi.uapi import VmType
+from vmm.replay.processes import MAX_FILES
 from vmm.replay.steps import Step
 from vmm.replay.trace import OTHER_FILE, Line, Region, Trace, TracedVm, VmCall
 from vmm.scenario.history import Done
@@ -67,16 +68,22 @@ class Memfds:
 
     def __init__(self, trace: Trace, vm: TracedVm) -> None:
         self._vm = vm
-        self._made = {op.name for op in _creations(vm)}
-        used = {each.memfd for each in vm.calls if isinstance(each, Region) and each.memfd}
-        foreign = used - self._made - {OTHER_FILE}
-        self._foreign = [
-            op
-            for other in (trace.vms if foreign else ())
-            for op in _creations(other)
-            if op.name in foreign
-        ]
-        self._made |= foreign
+        self._ends: dict[str, int] = {}
+        """How far slots reach into files that the trace does not show being made."""
+
+        self._made: set[str] = set()
+        used: dict[str, None] = {}
+        for call in vm.calls:
+            if isinstance(call, Region) and call.flags & GUEST_MEMFD:
+                if call.memfd:
+                    used[call.memfd] = None
+                elif len(self._ends) < MAX_FILES:
+                    self._note(call)
+            elif isinstance(call, VmCall) and isinstance(call.operation, CreateGuestMemfd):
+                self._made.add(call.operation.name)
+        foreign = (name for name in used if name not in self._made)
+        self._foreign = [trace.memfds[name] for name in foreign if name in trace.memfds]
+        self._made.update(op.name for op in self._foreign)
 
     def of_other_vms(self) -> Iterator[Step]:
         """Make the guest_memfds that another VM has made, and leave that one."""
@@ -84,8 +91,8 @@ class Memfds:
             return
         line = Line(self._vm.line, self._vm.line)
         for op in self._foreign:
-            yield Step(line, op, op, Done())
-        yield Step(line, NewVm(), NewVm(), Done())
+            yield Step(line, op, Done())
+        yield Step(line, NewVm(), Done())
 
     def before(self, call: Region) -> Iterator[Step]:
         """Make a guest_memfd before its first use, as large as its largest use."""
@@ -93,22 +100,16 @@ class Memfds:
         if name == OTHER_FILE or name in self._made:
             return
         self._made.add(name)
-        op = CreateGuestMemfd(name, size=self._size(call.guest_memfd))
-        yield Step(call.line, op, op, Done())
+        op = CreateGuestMemfd(name, size=self._size(name))
+        yield Step(call.line, op, Done())
         if name in (CLOSED, NONE):
-            yield Step(call.line, CloseGuestMemfd(name), CloseGuestMemfd(name), Done())
+            yield Step(call.line, CloseGuestMemfd(name), Done())
 
-    def _size(self, descriptor: int) -> int:
-        ends = [
-            each.guest_memfd_offset + each.memory_size
-            for each in self._vm.calls
-            if isinstance(each, Region) and each.guest_memfd == descriptor
-        ]
-        pages = -(-max(ends) // PAGE_SIZE_BYTES)
+    def _note(self, call: Region) -> None:
+        name = memfd_name(call)
+        end = call.guest_memfd_offset + call.memory_size
+        self._ends[name] = max(end, self._ends.get(name, 0))
+
+    def _size(self, name: str) -> int:
+        pages = -(-self._ends.get(name, 0) // PAGE_SIZE_BYTES)
         return max(1, min(pages, _MOST_PAGES)) * PAGE_SIZE_BYTES
-
-
-def _creations(vm: TracedVm) -> Iterator[CreateGuestMemfd]:
-    for call in vm.calls:
-        if isinstance(call, VmCall) and isinstance(call.operation, CreateGuestMemfd):
-            yield call.operation

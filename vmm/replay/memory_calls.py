@@ -176,4 +176,4 @@ def _change(process: Process, line: Line, start: int, size: int, how: HostChange
     """Add a change to all VMs of the process, if their slots have had memory there."""
     touched = list(process.slots.within(start, start + size))
     for vm in process.vms if touched else ():
-        vm.add(MemoryChange(line, start, size, how))
+        vm.calls.append(MemoryChange(line, start, size, how))

@@ -1,6 +1,7 @@
 """In which order the kernel may have carried out calls that were under way at the same time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from vmm.replay.ranges import Ranges
 from vmm.replay.steps import Step
@@ -25,13 +26,9 @@ class Order:
     nothing to do with each other.
     """
 
-    def __init__(self, steps: Sequence[Step]) -> None:
-        self._gpas: dict[int, Ranges[bool]] = {}
-        for step in steps:
-            op = step.asked
-            if isinstance(op, SetUserMemoryRegion) and op.memory_size:
-                gpas = self._gpas.setdefault(op.slot, Ranges())
-                gpas.put(op.guest_phys_addr, op.guest_phys_addr + op.memory_size, value=True)
+    def __init__(self, every: Iterable[Step]) -> None:
+        """Take all steps of the trace: they are looked at only if it matters."""
+        self._every = every
 
     def rivals(self, steps: Sequence[Step], index: int) -> list[int]:
         """Return the indices of the calls that one may have overtaken, or been overtaken by.
@@ -41,18 +38,34 @@ class Order:
         """
         group = [index]
         for member in group:  # It grows.
-            begin, end = steps[member].line.begin, steps[member].line.end
             group += [
                 at
                 for at, step in enumerate(steps)
-                if step.line.begin < end
-                and begin < step.line.end
+                if _are_open(step, steps[member])
                 and at not in group
                 and any(self._meet(step, steps[each]) for each in group)
             ]
             if len(group) > MOST_AT_ONCE:
                 break
         return sorted(group)
+
+    def is_open(self, step: Step) -> bool:
+        """Whether another call of the whole trace may have overtaken one."""
+        return any(
+            _are_open(each, step) and each != step and self._meet(each, step)
+            for each in self._every
+        )
+
+    @cached_property
+    def _gpas(self) -> dict[int, Ranges[bool]]:
+        """Where each slot has been."""
+        found: dict[int, Ranges[bool]] = {}
+        for step in self._every:
+            op = step.operation
+            if isinstance(op, SetUserMemoryRegion) and op.memory_size:
+                gpas = found.setdefault(op.slot, Ranges())
+                gpas.put(op.guest_phys_addr, op.guest_phys_addr + op.memory_size, value=True)
+        return found
 
     def _meet(self, one: Step, other: Step) -> bool:
         """Whether one call may change the answer to the other."""
@@ -67,9 +80,14 @@ class Order:
         )
 
 
+def _are_open(one: Step, other: Step) -> bool:
+    """Whether two calls were under way at the same time."""
+    return one.line.begin < other.line.end and other.line.begin < one.line.end
+
+
 def _slot_of(step: Step) -> int | None:
     """Return the slot that a call is about; None if it may have to do with any."""
-    op = step.asked
+    op = step.operation
     if isinstance(op, SetUserMemoryRegion) and op.flags & GUEST_MEMFD:
         return None
     return op.slot if isinstance(op, SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog) else None

@@ -82,14 +82,13 @@ class Places:
             self._unused.append(self._shown[memfd])
         return self._shown[memfd].name
 
-    def hva(self, call: Region) -> Hva:
-        """Return a call's userspace address as the scenario has it."""
-        address = call.userspace_addr
+    def hva(self, address: int, size: int) -> Hva:
+        """Return the userspace address of a slot of some size as the scenario has it."""
         index = bisect_right(self._starts, address) - 1
         if index >= 0 and address < self._ranges[index].end:
             found = self._ranges[index]
             return Place(found.mapping.name, address - found.base)
-        if address >= USER_END or (address == 0 and not call.memory_size):
+        if address >= USER_END or (address == 0 and not size):
             return address
         self._needs_elsewhere = True
         return Place(_ELSEWHERE, address % PAGE_SIZE_BYTES)

@@ -105,14 +105,14 @@ class _Reader:
         machine = self._machine(line, head, text, region)
         if region is None:
             why = f"the line is cut off, or lacks {', '.join(missing)}"
-            machine.vm.add(Unread(line, EVENT, why))
+            machine.vm.calls.append(Unread(line, EVENT, why))
             return
         if region.errno:
-            machine.vm.add(region)
+            machine.vm.calls.append(region)
             return
         if _deletes_before(machine, region):
-            machine.vm.add(replace(region, memory_size=0))
-        machine.vm.add(region)
+            machine.vm.calls.append(replace(region, memory_size=0))
+        machine.vm.calls.append(region)
         machine.note(region)
         if region.memory_size:
             start = region.userspace_addr
@@ -139,11 +139,9 @@ class _Reader:
     def _of_process(self, key: str, line: Line) -> _Machine:
         machine = self._machines.get(key)
         if machine is None:
-            name = str(len(self._machines) + 1)
-            machine = _Machine(TracedVm(name, line.number, calls=[], memory=[]))
+            machine = _Machine(self._trace.new_vm(line.number))
             if len(self._machines) < MAX_VMS:
                 self._machines[key] = machine
-                self._trace.vms.append(machine.vm)
         return machine
 
     def _is_of_another(self, region: Region | None) -> bool:
@@ -157,7 +155,7 @@ class _Reader:
         begins = region.slot == 0 and region.memory_size and before is not None
         if not begins or self._knower(region) is not None:
             return False
-        self._trace.notes.append(
+        self._trace.note(
             f"line {region.line.number}: slot 0 exists, and is made of other memory: taken for "
             "another QEMU's (-msg timestamp=on tells them apart)"
         )

@@ -1,10 +1,8 @@
 """Reads a trace of strace or QEMU: the first line that is recognised decides which."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-
-from msgspec.structs import replace
 
 from vmm.replay.calls import BESIDE
 from vmm.replay.lines import Numbered, name_of, opened, shown
@@ -27,7 +25,8 @@ def read_trace(*paths: Path) -> Trace:
         try:
             lines = Merged(files)
             trace = read_lines(lines, name)
-            _end_later(trace, lines.ends)
+            for vm in trace.vms:
+                vm.calls.ends = lines.ends
         except OSError as error:
             raise _damaged(name, error) from None
         trace.notes.append(
@@ -51,15 +50,6 @@ def _of_one_file(path: Path) -> Trace:
     if lines.cut:
         trace.notes.append(lines.cut)
     return trace
-
-
-def _end_later(trace: Trace, ends: Mapping[int, int]) -> None:
-    """Let calls be under way until the lines that are later for certain."""
-    for vm in trace.vms:
-        for at, call in enumerate(vm.calls):
-            until = ends.get(call.line.number, 0)
-            if until:
-                vm.calls[at] = replace(call, line=replace(call.line, until=until))
 
 
 def _damaged(name: str, error: OSError) -> Exception:
@@ -104,10 +94,9 @@ def read_lines(numbered: Iterable[tuple[int, str]], name: str) -> Trace:
 
 def _require_calls(trace: Trace) -> None:
     """Raise TraceError if a trace has no call on a memslot that can be read."""
-    calls = [call for vm in trace.vms for call in vm.calls]
-    if any(isinstance(call, Region) for call in calls):
+    if any(isinstance(call, Region) for vm in trace.vms for call in vm.calls):
         return
-    unread = [call for call in calls if isinstance(call, Unread)]
+    unread = [call for vm in trace.vms for call in vm.calls if isinstance(call, Unread)]
     strange = trace.strange
     if strange is not None:
         raise TraceError(

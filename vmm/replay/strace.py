@@ -44,7 +44,18 @@ from vmm.replay.syntax import (
     split,
     unnamed,
 )
-from vmm.replay.trace import MAX_VMS, OTHER_FILE, Line, Region, Trace, TracedVm, Unread, VmCall
+from vmm.replay.trace import (
+    MAX_MEMFDS,
+    MAX_VMS,
+    OTHER_FILE,
+    Line,
+    NoCalls,
+    Region,
+    Trace,
+    TracedVm,
+    Unread,
+    VmCall,
+)
 from vmm.replay.vm_calls import (
     AS_OPERATIONS,
     NotOfSlots,
@@ -163,7 +174,7 @@ class _Reader:
             vm.closes_seen = True
         for file in process.closed(_descriptors(call)):
             if file.owner is not None and not file.is_foreign:
-                file.owner.add(VmCall(_line(call), call.name, CloseGuestMemfd(file.memfd)))
+                file.owner.calls.append(VmCall(_line(call), call.name, CloseGuestMemfd(file.memfd)))
 
     def _is_on_memfd(self, call: Called) -> bool:
         """Note a call on a guest_memfd; return whether there is nothing else to note."""
@@ -181,7 +192,9 @@ class _Reader:
         if punch is None or call.returned is None or call.is_injected:
             self._passed("fallocate of a guest_memfd", call)
         else:
-            file.owner.add(VmCall(_line(call), "fallocate", punch, call.error, call.returned))
+            file.owner.calls.append(
+                VmCall(_line(call), "fallocate", punch, call.error, call.returned)
+            )
         return True
 
     def _is_of_memfd(self, call: Called) -> bool:
@@ -194,7 +207,7 @@ class _Reader:
         if mapped is None or call.returned is None or call.is_injected or file.is_foreign:
             self._passed("mmap of a guest_memfd", call)
         else:
-            file.owner.add(VmCall(_line(call), "mmap", mapped, call.error))
+            file.owner.calls.append(VmCall(_line(call), "mmap", mapped, call.error))
         return True
 
     def _duplicate(self, call: Called) -> None:
@@ -247,12 +260,10 @@ class _Reader:
     def _new_vm(
         self, process: Process, fd: int, number: int, vm_type: int = 0, began_before: bool = False
     ) -> File:
-        vms = self._trace.vms
-        vm = TracedVm(
-            str(len(vms) + 1), number, vm_type, began_before, dict(process.capabilities), [], []
-        )
-        if len(vms) < MAX_VMS:
-            vms.append(vm)
+        vm = self._trace.new_vm(number)
+        vm.vm_type, vm.began_before = vm_type, began_before
+        vm.capabilities = dict(process.capabilities)
+        if not isinstance(vm.calls, NoCalls):
             process.vms.append(vm)
         file = File(vm)
         process.open(fd, file)
@@ -288,9 +299,11 @@ class _Reader:
         elif operation is not None and call.returned is not None and not call.is_injected:
             process = self._processes.user_of(call.pid, fd)
             operation = self._opening(process, call, file.vm, operation)
-            file.vm.add(VmCall(_line(call), request, operation, call.error, max(0, call.returned)))
+            file.vm.calls.append(
+                VmCall(_line(call), request, operation, call.error, max(0, call.returned))
+            )
         elif request == SET_TSS_ADDR:
-            file.vm.add(Unread(_line(call), request, _NO_RESULT, may_change=False))
+            file.vm.calls.append(Unread(_line(call), request, _NO_RESULT, may_change=False))
         else:
             file.vm.enables_unseen |= request == ENABLE_CAP
             self._passed(request, call)
@@ -305,7 +318,7 @@ class _Reader:
         elif self._processes.is_foreign(call.pid, file, call.error == errno.EIO):
             self._passed(f"{PRE_FAULT} by a forked child, which changes nothing", call)
         else:
-            file.owner.add(VmCall(_line(call), PRE_FAULT, operation, call.error))
+            file.owner.calls.append(VmCall(_line(call), PRE_FAULT, operation, call.error))
 
     def _opening(
         self, process: Process, call: Called, vm: TracedVm, operation: AnyOperation
@@ -317,8 +330,14 @@ class _Reader:
             return operation
         self._memfds += 1
         named = replace(operation, name=f"guest_memfd {self._memfds}")
-        if not call.error:
-            process.open(call.returned or 0, File(memfd=named.name, owner=vm))
+        fd = call.returned or 0
+        if call.error:
+            return named
+        if len(self._trace.memfds) < MAX_MEMFDS:
+            self._trace.memfds[named.name] = named
+            process.open(fd, File(memfd=named.name, owner=vm))
+        else:
+            process.files.pop(fd, None)
         return named
 
     def _region(self, call: Called, fd: int, request: str, argument: str) -> None:
@@ -335,12 +354,12 @@ class _Reader:
                 known = process.files[region.guest_memfd]
                 region = replace(region, memfd=known.memfd or OTHER_FILE)
             self._note_memory(process, file.vm, region)
-        file.vm.add(region)
+        file.vm.calls.append(region)
 
     def _damaged(self, call: Called, fd: int) -> None:
         file = self._file(call, fd)
         if file is not None and file.vm is not None:
-            file.vm.add(Unread(_line(call), REGION, _DAMAGED, not call.error))
+            file.vm.calls.append(Unread(_line(call), REGION, _DAMAGED, not call.error))
 
     def _note_memory(self, process: Process, vm: TracedVm, region: Region) -> None:
         start, end = region.userspace_addr, region.userspace_addr + region.memory_size
@@ -360,14 +379,12 @@ class _Reader:
         if call.error and any(name in call.text[-60:] for name in _NOT_A_VM):
             return None
         if len(process.vms) == 1 and not process.vms[0].began_before and fd not in process.files:
-            self._trace.notes.append(
-                f"line {call.number}: fd {fd} is taken for the only VM of its process"
-            )
+            self._trace.note(f"line {call.number}: fd {fd} is taken for the only VM of its process")
             file = File(process.vms[0])
             process.open(fd, file)
             return file
         if not call.pid:
-            self._trace.notes.append(_ALONE)
+            self._trace.note(_ALONE)
         return self._new_vm(process, fd, call.number, began_before=True)
 
     def _cut_off(self, item: Unparsed) -> None:
@@ -397,7 +414,7 @@ class _Reader:
         request = _request_begun(parts[1:])
         vms = [file.vm for file in files if request and file.vm is not None]
         for vm in {id(vm): vm for vm in vms}.values():
-            vm.add(Unread(line, request, why))
+            vm.calls.append(Unread(line, request, why))
         return bool(vms)
 
     def _passed(self, name: str, call: Called) -> None:

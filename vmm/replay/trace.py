@@ -1,18 +1,20 @@
 """A trace as data: the calls of each VM that concern its memslots, with their lines."""
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 
 import msgspec
+from msgspec.structs import replace
 
-from vmm.scenario.operations import AnyOperation, HostChangeKind, MappingKind
+from vmm.replay.spool import Spool, Store
+from vmm.scenario.operations import AnyOperation, CreateGuestMemfd, HostChangeKind, MappingKind
 
 MAX_TEXT = 240
 """How many characters of a line are kept, to be shown."""
 
-MAX_CALLS = 200_000
-"""How many calls of one VM are kept: as many as a scenario may have operations."""
-
 MAX_VMS = 1000
+MAX_NOTES = 100
+MAX_MEMFDS = 1 << 18
 
 CUT_OFF = "is cut off: which call it had is not known"
 BEGINNING_LOST = "ends a call that began on a line that is lost"
@@ -40,7 +42,7 @@ OTHER_FILE = "another file"
 """The name of a descriptor that is open, but not of a guest_memfd."""
 
 
-class Region(msgspec.Struct, frozen=True, gc=False):
+class Region(msgspec.Struct, frozen=True, gc=False, tag=True):
     """KVM_SET_USER_MEMORY_REGION or ..._REGION2 and its result: an errno, or 0."""
 
     line: Line
@@ -69,7 +71,7 @@ class Region(msgspec.Struct, frozen=True, gc=False):
     """What the descriptor ``guest_memfd`` is: a name, OTHER_FILE, or "" if no trace has that."""
 
 
-class MemoryChange(msgspec.Struct, frozen=True, gc=False):
+class MemoryChange(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The VMM's process changed ``size`` bytes of its memory from ``start`` on."""
 
     line: Line
@@ -78,7 +80,7 @@ class MemoryChange(msgspec.Struct, frozen=True, gc=False):
     how: HostChangeKind
 
 
-class VmCall(msgspec.Struct, frozen=True, gc=False):
+class VmCall(msgspec.Struct, frozen=True, gc=False, tag=True):
     """Another call on a VM that concerns memslots, as an operation, and its result.
 
     What is in a dirty log is in no trace: `operation` clears all pages of a range.
@@ -91,7 +93,7 @@ class VmCall(msgspec.Struct, frozen=True, gc=False):
     returned: int = 0
 
 
-class Unread(msgspec.Struct, frozen=True, gc=False):
+class Unread(msgspec.Struct, frozen=True, gc=False, tag=True):
     """A call on memslots whose arguments or result are not in the trace.
 
     ``may_change`` says whether it may have changed slots.
@@ -104,6 +106,34 @@ class Unread(msgspec.Struct, frozen=True, gc=False):
 
 
 Call = Region | MemoryChange | VmCall | Unread
+_CALLS: msgspec.msgpack.Decoder[list[Call]] = msgspec.msgpack.Decoder(list[Call])
+
+
+class Calls(Spool[Call]):
+    """The calls of a VM, in the order in which they ended: any number of them.
+
+    ``ends`` has the lines until which calls may have been under way (`Line.until`), by the lines on
+    which they stand.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, _CALLS)
+        self.ends: Mapping[int, int] = {}
+
+    def __iter__(self) -> Iterator[Call]:
+        if not self.ends:
+            yield from super().__iter__()
+            return
+        for call in super().__iter__():
+            until = self.ends.get(call.line.number, 0)
+            yield replace(call, line=replace(call.line, until=until)) if until else call
+
+
+class NoCalls(Calls):
+    """The calls of a VM beyond MAX_VMS: none is kept."""
+
+    def append(self, record: Call) -> None:
+        pass
 
 
 class Memory(msgspec.Struct, frozen=True, gc=False):
@@ -123,7 +153,6 @@ class TracedVm(msgspec.Struct):
     """One VM of a trace. ``began_before`` says that it is older than the trace.
 
     ``capabilities`` are answers of KVM_CHECK_EXTENSION, by the number of the capability.
-    ``left_out`` counts the calls beyond MAX_CALLS, the first of which is on line ``left_from``.
     ``enables_unseen`` says that it enables capabilities of which the trace does not say which they
     are, ``unordered`` that the calls of its threads follow each other thread by thread,
     ``closes_seen`` that the trace has calls that close descriptors, ``is_guessed`` that some calls
@@ -133,13 +162,11 @@ class TracedVm(msgspec.Struct):
 
     name: str
     line: int
+    calls: Calls
     vm_type: int = 0
     began_before: bool = False
     capabilities: dict[int, int] = {}
-    calls: list[Call] = []
     memory: list[Memory] = []
-    left_out: int = 0
-    left_from: int = 0
     enables_unseen: bool = False
     unordered: bool = False
     closes_seen: bool = False
@@ -147,21 +174,13 @@ class TracedVm(msgspec.Struct):
     cut_line: int = 0
     cut_why: str = CUT_OFF
 
-    def add(self, call: Call) -> None:
-        """Keep a call, unless there are too many of them."""
-        if len(self.calls) < MAX_CALLS:
-            self.calls.append(call)
-        else:
-            self.left_out += 1
-            self.left_from = self.left_from or call.line.number
-
 
 class Trace(msgspec.Struct):
     """Everything that was understood of a trace.
 
-    ``vms`` are in the order of their creation. ``passed_over`` counts, by name, the calls that
-    concern memory but cannot be replayed, and says why if not for want of their arguments;
-    ``first_lines`` has the line of the first.
+    ``vms`` are in the order of their creation, ``memfds`` the guest_memfds of all of them.
+    ``passed_over`` counts, by name, the calls that concern memory but cannot be replayed, and says
+    why if not for want of their arguments; ``first_lines`` has the line of the first.
     ``strange`` is the first line that has a call on a memslot, but does not begin as strace's;
     ``cut_line`` is the first one that shows that something was lost, as one of which there is only
     the beginning, before any call (0: none); ``cut_why`` says what it shows.
@@ -169,14 +188,34 @@ class Trace(msgspec.Struct):
 
     name: str
     tool: str
+    store: Store = msgspec.field(default_factory=Store)
     lines: int = 0
     vms: list[TracedVm] = []
+    memfds: dict[str, CreateGuestMemfd] = {}
     passed_over: Counter[str] = msgspec.field(default_factory=Counter)
     first_lines: dict[str, int] = {}
     strange: Line | None = None
     cut_line: int = 0
     cut_why: str = CUT_OFF
     notes: list[str] = []
+
+    def new_vm(self, line: int) -> TracedVm:
+        """Return the next VM; it is one of the trace's, unless there are too many of them."""
+        is_kept = len(self.vms) < MAX_VMS
+        calls = (Calls if is_kept else NoCalls)(self.store)
+        vm = TracedVm(str(len(self.vms) + 1), line, calls)
+        if is_kept:
+            self.vms.append(vm)
+        else:
+            beyond = f"VM, which is beyond the first {MAX_VMS}"
+            self.passed_over[beyond] += 1
+            self.first_lines.setdefault(beyond, line)
+        return vm
+
+    def note(self, text: str) -> None:
+        """Add a note, unless there are too many to be read."""
+        if len(self.notes) < MAX_NOTES:
+            self.notes.append(text)
 
     def lacks(self, number: int, why: str) -> None:
         """Note a line that shows that something was lost, if it is the first one."""

@@ -7,7 +7,6 @@ from rich.text import Text
 from vmm.scenario import words
 from vmm.scenario.operations import AnyOperation
 
-_MANY = 5
 _LABEL_WIDTH = 10
 
 
@@ -22,10 +21,10 @@ def remark(label: str, text: str, style: str = "") -> Text:
     return line.append(text, style=f"not dim {style}".strip())
 
 
-def refusals(calls: Iterable[tuple[int, AnyOperation, str]]) -> Iterator[Text]:
-    """Yield lines on refused calls, given as (line of the trace, operation, errno)."""
-    every = list(calls)
-    for number, operation, error in every[:_MANY]:
+def refusals(first: Iterable[tuple[int, AnyOperation, str]], count: int) -> Iterator[Text]:
+    """Yield lines on refused calls, the first of which are given as (line, operation, errno)."""
+    for number, operation, error in first:
         yield remark("refused", f"line {number}: {words.operation(operation)} = {error}")
-    if len(every) > _MANY:
-        yield remark("", f"and {len(every) - _MANY} more")
+        count -= 1
+    if count:
+        yield remark("", f"and {count} more")

@@ -1,6 +1,7 @@
 """Judge a history: find the first event whose outcome no rule allows."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 from enum import Enum
 
 import msgspec
@@ -15,6 +16,7 @@ from vmm.model.rule import Rule, documented
 from vmm.scenario import outcomewords, words
 from vmm.scenario.endings import HARNESS, HOST, KERNEL_SHORT, KERNEL_SHORT_NAMES
 from vmm.scenario.expected import answer
+from vmm.scenario.features import Features
 from vmm.scenario.history import (
     AnyOutcome,
     Done,
@@ -246,6 +248,10 @@ class Judgement:
     def allowed(self, operation: AnyOperation) -> tuple[Allowed, ...]:
         """Return what the model allows as the outcome of an operation that comes next."""
         return self._model.allowed(operation)
+
+    def supposing(self, features: Features) -> "Judgement":
+        """Return a copy that goes on with other features, but with as many address spaces."""
+        return deepcopy(self, {id(self._model.features): features})
 
     def is_in_place(self, event: Event, step: Step | None) -> bool:
         """Whether an event belongs to the next step; if not, the verdict is inconclusive.

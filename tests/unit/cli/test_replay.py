@@ -122,7 +122,7 @@ def test_the_calls_are_made_here_too(kernel: Kernel) -> None:
 
 def test_a_difference_here_is_named_by_the_line_of_the_trace(kernel: Kernel) -> None:
     trace = read_trace(Q35)
-    scenario = replay_of(trace, trace.vms[0], kernel.features).scenario
+    scenario = replay_of(trace, trace.vms[0], kernel.features).built.scenario
     history = ideal_history(scenario, kernel.features)
     kernel.histories[scenario.name] = with_outcome(history, 4, Refused(errno.EEXIST))
     result = vmm("replay", str(Q35))

@@ -47,7 +47,7 @@ def _named(line: str) -> str:
 
 def test_named_arguments_say_the_same() -> None:
     plain, named = trace_of(*_PLAIN), trace_of(*map(_named, _PLAIN))
-    calls = [msgspec.to_builtins(each.calls) for each in (plain.vms[0], named.vms[0])]
+    calls = [msgspec.to_builtins([*each.calls]) for each in (plain.vms[0], named.vms[0])]
     for call in (*calls[0], *calls[1]):
         del call["line"]
     assert calls[0] == calls[1]

@@ -1,13 +1,8 @@
-"""What a hostile trace may take: its calls under way, and its threads."""
+"""What a hostile trace may take: its calls under way, its threads, its VMs and its calls."""
 
-import pytest
-
-from tests.traced import KVM, region, replay_in, trace_of
-from vmm.replay import trace
-from vmm.replay.judging import judged
+from tests.traced import KVM, region, trace_of
 from vmm.replay.syntax import MAX_BEGUN, MAX_WAITING, Joiner, Unparsed
 from vmm.replay.trace import Region, Unread
-from vmm.verdict.judge import Status
 
 
 def test_a_call_that_is_resumed_without_end_keeps_its_size() -> None:
@@ -47,11 +42,10 @@ def test_many_threads_of_many_qemus_are_told_apart() -> None:
     assert all(isinstance(call, Region) for vm in vms for call in vm.calls)
 
 
-def test_what_was_judged_of_too_many_calls_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "MAX_CALLS", 1500)
-    calls = [region(1, size=size) for _ in range(1000) for size in (0x2000, 0)]
-    verdict = judged(replay_in(KVM, *calls)).verdict
-    assert verdict.status is Status.INCONCLUSIVE
-    assert verdict.reason == (
-        "the first 1,500 calls agree with the model; 500 more, from line 1502 on, are not judged"
-    )
+def test_vms_beyond_a_number_are_counted() -> None:
+    lines = [f"{pid} ioctl(3, KVM_CREATE_VM, 0) = 8" for pid in range(10, 1015)]
+    calls = [region(head=f"{pid} ") for pid in range(10, 1015)]
+    trace = trace_of(*lines, *calls)
+    assert len(trace.vms) == 1000
+    assert trace.passed_over == {"VM, which is beyond the first 1000": 5}
+    assert {len(vm.calls) for vm in trace.vms} == {1}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from tests.traced import KVM, region
+from tests.traced import KVM, content_of, region
 from vmm.replay.calls import BESIDE
 from vmm.replay.lines import Numbered, opened
 from vmm.replay.reader import read_lines, read_trace
@@ -116,9 +116,9 @@ _PIECES = (
 )
 
 
-def _result(read: Callable[[], Trace]) -> Trace | str:
+def _result(read: Callable[[], Trace]) -> object:
     try:
-        return read()
+        return content_of(read())
     except TraceError as error:
         return str(error)
 

@@ -90,8 +90,11 @@ def in_private_vm(*lines: str) -> Replay:
 )
 def test_what_kvm_promises_of_private_memory_passes(lines: tuple[str, ...]) -> None:
     made_of = in_private_vm(OTHER_CLOSED, *lines)
-    validate(made_of.scenario)
-    assert (made_of.scenario.vm_type, "sw_protected" in made_of.scenario.needs) == (1, True)
+    validate(made_of.built.scenario)
+    assert (made_of.built.scenario.vm_type, "sw_protected" in made_of.built.scenario.needs) == (
+        1,
+        True,
+    )
     found = judged(made_of)
     assert (found.verdict.status, found.assumed) == (Status.PASSED, ()), found
 
@@ -153,7 +156,7 @@ def mapped(
 )
 def test_a_guest_memfd_is_mapped_as_its_flags_say(lines: tuple[str, ...]) -> None:
     made_of = replay_in(KVM, NEWER, FLAGS, OTHER_CLOSED, *lines, ANY)
-    validate(made_of.scenario)
+    validate(made_of.built.scenario)
     found = judged(made_of)
     assert (found.verdict.status, found.assumed) == (Status.PASSED, ()), found
 
@@ -179,9 +182,9 @@ def test_memory_that_shows_a_guest_memfd_does_so_here() -> None:
     begin = begin.replace("REGION,", "REGION2,")
     begin = begin.replace("}", ", guest_memfd_offset=0x1000, guest_memfd=9}")
     replayed = replay_in(KVM, NEWER, made(flags=3), mapped(), begin)
-    validate(replayed.scenario)
-    assert replayed.scenario.mappings == (Mapping("m0", 3, "guest_memfd"),)
-    _, shown, slot = replayed.scenario.operations
+    validate(replayed.built.scenario)
+    assert replayed.built.scenario.mappings == (Mapping("m0", 3, "guest_memfd"),)
+    _, shown, slot = replayed.built.scenario.operations
     assert shown == MapGuestMemfd("guest_memfd 1", "m0")
     assert isinstance(slot, SetUserMemoryRegion2)
     assert slot.userspace_addr == Place("m0", 0x1000)
@@ -189,17 +192,17 @@ def test_memory_that_shows_a_guest_memfd_does_so_here() -> None:
 
 def test_a_guest_memfd_that_no_slot_shows_is_mapped_aside() -> None:
     replayed = replay_in(KVM, NEWER, made(0x8000, 3), mapped("0x7e0000000000"), ANY)
-    validate(replayed.scenario)
-    assert replayed.scenario.mappings[-1] == Mapping("shown0", 4, "guest_memfd")
+    validate(replayed.built.scenario)
+    assert replayed.built.scenario.mappings[-1] == Mapping("shown0", 4, "guest_memfd")
 
 
 def test_two_mappings_of_one_guest_memfd_are_not_both_shown_here() -> None:
     second = mapped("0x7e0000000000")
     lines = (region(0), region(1, 0x20000, hva=0x7E0000000000))
     replayed = replay_in(KVM, NEWER, made(flags=3), mapped(), second, *lines)
-    validate(replayed.scenario)
-    assert [each.kind for each in replayed.scenario.mappings] == ["guest_memfd", "memfd"]
-    assert replayed.notes == ("a mapping of a guest_memfd is memory of another file here",)
+    validate(replayed.built.scenario)
+    assert [each.kind for each in replayed.built.scenario.mappings] == ["guest_memfd", "memfd"]
+    assert replayed.built.notes == ("a mapping of a guest_memfd is memory of another file here",)
 
 
 VCPU = "7 ioctl(8, KVM_CREATE_VCPU, 0) = 20"
@@ -256,8 +259,8 @@ def test_whether_a_kernel_maps_ahead_is_assumed_where_it_does() -> None:
 
 def test_more_than_a_scenario_may_map_ahead_is_mapped_ahead_in_part() -> None:
     replayed = replay_in(KVM, region(size=1 << 30), VCPU, ahead(size=1 << 30))
-    validate(replayed.scenario)
-    (op,) = [op for op in replayed.scenario.operations if isinstance(op, PreFaultMemory)]
+    validate(replayed.built.scenario)
+    (op,) = [op for op in replayed.built.scenario.operations if isinstance(op, PreFaultMemory)]
     assert op.size == 1 << 27
     assert judged(replayed).verdict.status is Status.PASSED
     too_much = trace_of(KVM, region(), VCPU, ahead(size=1 << 31))
@@ -268,7 +271,7 @@ def test_more_than_a_scenario_may_map_ahead_is_mapped_ahead_in_part() -> None:
 
 def test_they_become_operations_that_can_be_run() -> None:
     lines = (made(), bound(), private(), punched(0, 0x1000), CLOSED)
-    _, first, second, *others = in_private_vm(*lines).scenario.operations
+    _, first, second, *others = in_private_vm(*lines).built.scenario.operations
     assert first == CreateGuestMemfd("guest_memfd 1", 0x4000)
     assert isinstance(second, SetUserMemoryRegion2)
     assert second.guest_memfd == "guest_memfd 1"
@@ -284,8 +287,8 @@ def test_a_guest_memfd_of_another_vm_is_refused() -> None:
     lines = (PRIVATE_VM, NEWER, made(), other, bound(fd="20", result=EINVAL), OTHER_CLOSED)
     trace = trace_of(*lines)
     second = replay_of(trace, trace.vms[1])
-    validate(second.scenario)
-    assert [type(op) for op in second.scenario.operations[:2]] == [CreateGuestMemfd, NewVm]
+    validate(second.built.scenario)
+    assert [type(op) for op in second.built.scenario.operations[:2]] == [CreateGuestMemfd, NewVm]
     assert judged(second).verdict.status is Status.PASSED
     accepted = trace_of(*(line.replace(EINVAL, "0") for line in lines))
     found = judged(replay_of(accepted, accepted.vms[1]))
@@ -326,10 +329,10 @@ def test_attributes_that_a_trace_does_not_ask_for_are_assumed() -> None:
 
 def test_a_confidential_vm_is_replayed_by_one_that_this_host_may_have() -> None:
     replayed = replay_in(SNP_VM, NEWER, SUPPORTED, made(), bound(), private())
-    assert replayed.scenario.vm_type == 1
-    assert replayed.notes == ("the VM is one of type KVM_X86_SW_PROTECTED_VM here",)
+    assert replayed.built.scenario.vm_type == 1
+    assert replayed.built.notes == ("the VM is one of type KVM_X86_SW_PROTECTED_VM here",)
     assert judged(replayed).verdict.status is Status.PASSED
-    assert replay_in(SNP_VM, region()).scenario.vm_type == 0
+    assert replay_in(SNP_VM, region()).built.scenario.vm_type == 0
 
 
 def test_the_first_form_takes_no_guest_memfd_whatever_the_file_is() -> None:

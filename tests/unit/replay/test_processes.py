@@ -86,7 +86,7 @@ def test_an_older_thread_has_the_memory_of_its_process_once_the_fork_returned() 
         "8 munmap(0x7f0000000000, 8192) = 0",
     )
     (vm,) = trace.vms
-    assert isinstance(vm.calls[-1], MemoryChange)
+    assert isinstance([*vm.calls][-1], MemoryChange)
 
 
 def test_children_of_two_threads_at_the_same_time_are_each_known_in_the_end() -> None:

@@ -25,7 +25,7 @@ def of_q35() -> Replay:
 
 
 def calls_of(made: Replay) -> list[SetUserMemoryRegion]:
-    return [op for op in made.scenario.operations if isinstance(op, SetUserMemoryRegion)]
+    return [op for op in made.built.scenario.operations if isinstance(op, SetUserMemoryRegion)]
 
 
 def status(*lines: str) -> Status:
@@ -40,7 +40,7 @@ def test_ranges_that_overlap_are_one_mapping_of_true_size() -> None:
         region(1, 0x10000, 0x4000, HVA + 0x3000),
         region(2, 0x20000, 0x1000, HVA + 0x100000),
     )
-    assert made.scenario.mappings == (Mapping("m0", 7), Mapping("m1", 1))
+    assert made.built.scenario.mappings == (Mapping("m0", 7), Mapping("m1", 1))
     assert [op.userspace_addr for op in calls_of(made)] == [
         Place("m0"),
         Place("m0"),
@@ -56,8 +56,8 @@ def test_huge_memory_keeps_its_place_in_a_huge_page() -> None:
         f"7 madvise({HVA:#x}, 8388608, MADV_HUGEPAGE) = 0",
         region(0, 0x10000, 0x200000, HVA + 0x1000),
     )
-    assert made.scenario.mappings == (Mapping("m0", 513, "thp"),)
-    (op,) = made.scenario.operations
+    assert made.built.scenario.mappings == (Mapping("m0", 513, "thp"),)
+    (op,) = made.built.scenario.operations
     assert isinstance(op, SetUserMemoryRegion)
     assert op.userspace_addr == Place("m0", 0x1000)
 
@@ -72,7 +72,7 @@ def test_reserved_huge_pages_are_transparent_where_the_host_has_none() -> None:
     trace = read_lines(iter(enumerate(lines, 1)), "t")
     kinds = []
     for features in (None, Features(hugetlb_pages=2), Features(hugetlb_pages=1)):
-        kinds.append(replay_of(trace, trace.vms[0], features).scenario.mappings[0].kind)
+        kinds.append(replay_of(trace, trace.vms[0], features).built.scenario.mappings[0].kind)
     assert kinds == ["hugetlb", "hugetlb", "thp"]
 
 
@@ -101,20 +101,20 @@ def test_transparent_huge_pages_are_small_where_too_many_would_be_filled(
         region(1, size, size, at[1]),
         region(2, 0xFFFC0000, 0x40000, 0x7E0000000000),
     )
-    assert [mapping.kind for mapping in made.scenario.mappings[1:]] == kinds
-    assert sum("transparent huge pages" in note for note in made.notes) == notes
-    validate(made.scenario)
+    assert [mapping.kind for mapping in made.built.scenario.mappings[1:]] == kinds
+    assert sum("transparent huge pages" in note for note in made.built.notes) == notes
+    validate(made.built.scenario)
 
 
 def test_more_huge_pages_than_a_scenario_may_have_are_others() -> None:
     made = replay_in(KVM, *huge(HVA, 1 << 30, "|MAP_HUGETLB"), region(0, 1 << 32, 1 << 30, HVA))
-    assert made.scenario.mappings[0].kind in ("thp", "anonymous")
-    validate(made.scenario)
+    assert made.built.scenario.mappings[0].kind in ("thp", "anonymous")
+    validate(made.built.scenario)
 
 
 def test_the_guest_lives_where_no_slot_is() -> None:
     made = of_q35()
-    guest = made.scenario.guest
+    guest = made.built.scenario.guest
     assert 0 <= guest.gpa < 0xFFFC0000
     assert guest.gpa + 0x10000 < 0xFFFC0000
     calls = calls_of(made)
@@ -127,7 +127,7 @@ def test_the_guest_lives_where_no_slot_is() -> None:
 
 
 def test_what_is_made_of_a_trace_is_safe_to_run() -> None:
-    validate(of_q35().scenario)
+    validate(of_q35().built.scenario)
 
 
 def test_a_change_of_the_host_is_in_the_scenario_between_the_calls() -> None:
@@ -137,19 +137,19 @@ def test_a_change_of_the_host_is_in_the_scenario_between_the_calls() -> None:
         f"7 madvise({HVA + 0x1000:#x}, 1048576, MADV_DONTNEED) = 0",
         region(0, 0, 0, HVA),
     )
-    assert made.scenario.operations[1] == ChangeHostMemory(Place("m0", 0x1000), 3, "drop")
-    assert made.steps[1].line.number == 3
+    assert made.built.scenario.operations[1] == ChangeHostMemory(Place("m0", 0x1000), 3, "drop")
+    assert made.built.steps[1].line.number == 3
 
 
 def test_addresses_that_only_deletions_name_need_no_memory_of_their_own() -> None:
     made = replay_in(KVM, region(0), region(0, size=0, hva=HVA + 0x900000))
-    assert made.scenario.mappings[-1] == Mapping("elsewhere", 1, "unmapped")
-    validate(made.scenario)
+    assert made.built.scenario.mappings[-1] == Mapping("elsewhere", 1, "unmapped")
+    validate(made.built.scenario)
 
 
 def test_a_real_trace_is_judged_without_a_difference() -> None:
     made = of_q35()
-    assert (made.regions, made.refused) == (39, ())
+    assert (made.summary.regions, made.summary.refused) == (39, 0)
     found = judged(made)
     assert (found.verdict.status, found.assumed) == (Status.PASSED, ())
 
@@ -252,7 +252,7 @@ def test_a_slot_in_a_forked_child_is_eio() -> None:
 
 def test_refused_calls_are_named() -> None:
     made = replay_in(KVM, region(0), region(1, 0x11000, result=EEXIST))
-    (step,) = made.refused
+    (step,) = made.summary.first_refused
     assert (step.line.number, step.outcome) == (3, Refused(errno.EEXIST))
 
 

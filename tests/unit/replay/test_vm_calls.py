@@ -170,13 +170,13 @@ def test_logs_are_in_doubt_if_the_trace_does_not_say_what_was_enabled() -> None:
 def test_they_become_operations_that_can_be_run() -> None:
     identity = "7 ioctl(8, KVM_SET_IDENTITY_MAP_ADDR, [0xfeffc000]) = 0"
     made = replay_in(KVM, MANUAL, identity, LOGGED, get(), clear())
-    operations = made.scenario.operations
+    operations = made.built.scenario.operations
     assert operations[:2] == (
         EnableCap("MANUAL_DIRTY_LOG_PROTECT2", 3),
         SetIdentityMapAddr(0xFEFFC000),
     )
     assert operations[3:] == (GetDirtyLog(0), ClearDirtyLog(0, 0, 2))
-    validate(made.scenario)
+    validate(made.built.scenario)
 
 
 def test_each_altered_answer_on_a_log_of_a_real_trace_is_found() -> None:
