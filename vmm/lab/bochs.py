@@ -17,6 +17,14 @@ from vmm.lab.process import Sink
 BOCHS = "bochs"
 XORRISO = "xorriso"
 MODEL = "corei7_skylake_x"
+IPS = 50_000_000
+"""Instructions per second of the machine's time, each of which is one tick of its TSC."""
+
+CLOCK = f"tsc_early_khz={IPS // 1000}"
+"""Without this kernel parameter Linux takes the TSC's rate from CPUID, as that of the real
+processor (3.5 GHz): its clock would then be 70 times slower than the machine's timers, each of
+which would end, and begin again, hundreds of times before its time has come."""
+
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 LDLINUX = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")
 BIOS = Path("/usr/share/bochs/BIOS-bochs-latest")
@@ -159,7 +167,7 @@ def command(folder: Path, cd: Path, memory_mib: int, log: Path, out: int, err: i
         "plugin_ctrl: unmapped=0, biosdev=0, extfpuirq=0, gameport=0, speaker=0",
         'display_library: rfb, options="timeout=0"',
         f"memory: guest={memory_mib}, host={memory_mib}",
-        f"cpu: model={MODEL}, count=1, ips=50000000, reset_on_triple_fault=0",
+        f"cpu: model={MODEL}, count=1, ips={IPS}, reset_on_triple_fault=0",
         f"romimage: file={BIOS}",
         f"vgaromimage: file={VGA_BIOS}",
         "clock: sync=none, time0=utc",

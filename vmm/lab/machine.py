@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from vmm.lab import modules
+from vmm.lab import bochs, modules
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import Kernel, check_release
 
@@ -137,6 +137,8 @@ def command_line(machine: Machine) -> str:
     if machine.backend is not Backend.KVM:
         # What has not run for long on an emulated processor says how busy this host is.
         words += ["rcupdate.rcu_cpu_stall_suppress=1", "nosoftlockup"]
+    if machine.backend is Backend.VMX:
+        words.append(bochs.CLOCK)
     return " ".join([*words, *machine.parameters])
 
 

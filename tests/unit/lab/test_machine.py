@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.lab.test_kernel import image, module
-from vmm.lab import initramfs, machine as machines, settings
+from vmm.lab import bochs, initramfs, machine as machines, settings
 from vmm.lab.errors import LabError, MissingError
 from vmm.lab.kernel import from_path
 from vmm.lab.machine import Backend, Job, Machine, Wiring
@@ -75,6 +75,18 @@ def test_a_stall_is_a_complaint_only_where_the_processor_is_real(machine: Machin
         return not quiet & set(words)
 
     assert [watches(each) for each in Backend] == [each is Backend.KVM for each in Backend]
+
+
+def test_the_clock_of_bochs_is_as_fast_as_its_timers(machine: Machine, tmp_path: Path) -> None:
+    def said(backend: Backend) -> list[str]:
+        words = machines.command_line(replace(machine, backend=backend)).split()
+        return [word for word in words if word.startswith("tsc_early_khz=")]
+
+    log = tmp_path / "kernel.log"
+    bochs.command(tmp_path, tmp_path / "cd.iso", 2048, log, 3, 4)
+    assert "ips=50000000," in (tmp_path / "bochsrc").read_text()
+    assert said(Backend.VMX) == ["tsc_early_khz=50000"]
+    assert not said(Backend.SVM) and not said(Backend.KVM)
 
 
 def test_settings_keep_every_byte_of_a_word(machine: Machine) -> None:

@@ -25,7 +25,7 @@ from vmm.lab.log import Reports
 from vmm.lab.machine import SAYS, Backend, Machine, chosen_backend
 from vmm.lab.run import Ending, Listener, prepared, running, side_by_side
 
-LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 1800.0, Backend.KVM: 60.0}
+LIFE_S = {Backend.SVM: 120.0, Backend.VMX: 300.0, Backend.KVM: 60.0}
 """How long a machine may show no sign of life; an emulator is slow on a busy host."""
 
 
