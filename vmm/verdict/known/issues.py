@@ -8,6 +8,7 @@ from vmm.model.instructions import INSTRUCTION, READ_THEN_WRITE
 from vmm.model.memfds import GUEST_MEMFD_END
 from vmm.model.model import VM_GONE
 from vmm.model.pagetables import GUEST_TABLES
+from vmm.model.races.judge import RACE_REACH
 from vmm.model.rings import RING_EXACT
 from vmm.model.transfers import CALL_OUTSIDE, INTERRUPT_OUTSIDE
 from vmm.scenario.operations import (
@@ -123,18 +124,20 @@ KNOWN = (
         KnownIssue(
             name="private-memory-after-cached-mmio",
             vendor="",
-            rules=names(PRIVATE),
+            rules=names(PRIVATE, RACE_REACH),
             what="kvm_mmu_page_fault() takes an access through an entry for MMIO, which may "
             "stand from before the slot, for one on shared memory: where the gpa is "
             "private by now the vCPU stops, though a guest_memfd backs it",
             evidence="Linux 7.3 (kvm_amd, nested paging) answers every KVM_RUN with EFAULT, and "
             "KVM_EXIT_MEMORY_FAULT with flags 0, when a guest reads private memory at a "
             "gpa that it read as MMIO before the slot was there; without that first read "
-            "it reads the zeros of the guest_memfd (private-and-shared-memory)",
+            "it reads the zeros of the guest_memfd (private-and-shared-memory); Linux 6.12 does so "
+            "in races, too, whichever vCPU has met the page",
+            outcome="Stopped",
         ),
-        _kinds(SetMemoryAttributes),
+        _kinds(SetMemoryAttributes, Race),
         mmio.reads_private_memory_over_mmio,
-        mmio.is_touched_over_mmio,
+        mmio.is_private_memory_over_mmio,
     ),
     Known(
         KnownIssue(

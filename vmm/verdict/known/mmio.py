@@ -4,7 +4,7 @@ A scenario is followed once, whatever its length.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
@@ -15,6 +15,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
     Instruction,
+    Race,
     Scenario,
     SetMemoryAttributes,
     SetUserMemoryRegion,
@@ -37,7 +38,11 @@ _Named = Callable[[SetUserMemoryRegion], Iterable[tuple[int, range]]]
 
 def reads_private_memory_over_mmio(scenario: Scenario) -> bool:
     """Whether private memory is touched at a gpa that was touched before it had a slot."""
-    if not scenario.vm_type or not any(
+    if not scenario.vm_type:
+        return False
+    if any(_is_raced_over_mmio(scenario, *each) for each in enumerate(scenario.operations)):
+        return True
+    if not any(
         isinstance(op, SetMemoryAttributes) and op.attributes & ATTRIBUTE_PRIVATE
         for op in scenario.operations
     ):
@@ -45,9 +50,26 @@ def reads_private_memory_over_mmio(scenario: Scenario) -> bool:
     return _any_own(scenario, _Met(scenario, _FirstCalls()), _is_touched_over_mmio)
 
 
-def is_touched_over_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether a vCPU touches a page that it touched before the page's first slot was made."""
+def is_private_memory_over_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether a vCPU touches a page that it touched before the page's first slot was made.
+
+    In a race it does not matter which vCPU did: they share what KVM knows of the page.
+    """
+    if isinstance(op, Race):
+        return _is_raced_over_mmio(scenario, origin, op)
     return _is_touched_over_mmio(_known_at(scenario, origin, _Met(scenario, _FirstCalls())), op)
+
+
+def _is_raced_over_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether vCPUs of a race touch a page that may have become private memory since it was met."""
+    if not isinstance(op, Race):
+        return False
+    may_be = _MayBePrivate()
+    for step in steps(scenario, _ANYWHERE):
+        if step.origin > origin:
+            break
+        may_be.follow(step.operation)
+    return any(may_be.over_mmio(each) for each in _raced(op))
 
 
 def touches_private_pages_met_as_mmio(scenario: Scenario) -> bool:
@@ -236,6 +258,44 @@ class _MadePrivate(_Met):
             self._slots.follow(op)
         elif isinstance(op, SetMemoryAttributes) and op.attributes & ATTRIBUTE_PRIVATE:
             self._name(0, range(pages_of(op.address), pages_of(op.address + op.size)))
+
+
+class _MayBePrivate:
+    """The pages that may be private, and get a guest_memfd after a vCPU has touched them."""
+
+    def __init__(self) -> None:
+        self._touched = GfnSet()
+        self._bound_since = GfnSet()
+        self._private = GfnSet()
+
+    def follow(self, op: AnyOperation) -> None:
+        """Take an operation into account; those of a race in the order that shows most."""
+        match op:
+            case Touch() | Sweep() | Instruction():
+                self._touched.add(_accessed(op))
+            case Race():
+                for access in _raced(op):
+                    self.follow(access)
+                for host in op.hosts:
+                    for each in host.operations:
+                        self.follow(each)
+            case SetUserMemoryRegion() if op.flags & GUEST_MEMFD:
+                for gfns in self._touched.take(gfns_of(op)):
+                    self._bound_since.add(gfns)
+            case SetMemoryAttributes() if op.attributes & ATTRIBUTE_PRIVATE:
+                self._private.add(range(pages_of(op.address), pages_of(op.address + op.size)))
+            case _:
+                pass
+
+    def over_mmio(self, op: Touch) -> bool:
+        """Whether an access may find private memory where it has found none before."""
+        gfns = _accessed(op)
+        return self._bound_since.overlaps(gfns) and self._private.overlaps(gfns)
+
+
+def _raced(race: Race) -> Iterator[Touch]:
+    """Yield the touches of a race's vCPUs."""
+    return (op for guest in race.guests for op in guest.program if isinstance(op, Touch))
 
 
 class _Crossing(_Met):

@@ -13,13 +13,30 @@ from vmm.fuzz.generate.mutate import can_be_mutated
 from vmm.host.health import Problem
 from vmm.report.terminal import scenario_report
 from vmm.scenario.features import Features
-from vmm.scenario.history import End, Event, History, Mmio, RingPages, RingsReset, Stopped, Touched
+from vmm.scenario.history import (
+    Call,
+    Done,
+    End,
+    Event,
+    History,
+    Met,
+    Mmio,
+    Raced,
+    RingPages,
+    RingsReset,
+    Stopped,
+    Touched,
+    Window,
+)
 from vmm.scenario.operations import (
+    ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     AnyOperation,
     ChangeHostMemory,
+    CreateGuestMemfd,
     GuestThread,
     HarvestDirtyRing,
+    HostAction,
     HostThread,
     Instruction,
     Mapping,
@@ -32,6 +49,7 @@ from vmm.scenario.operations import (
     Start,
     Touch,
 )
+from vmm.scenario.validate import validate
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status
 from vmm.verdict.known.issue import Known
@@ -40,6 +58,10 @@ from vmm.verdict.known.weighing import issues_met
 from vmm.verdict.result import Checked, judged
 from vmm.verdict.slotsbefore import Slots
 
+_PLAIN = SetUserMemoryRegion(1, 0x100000, 0x1000, at("a"))
+_BOUND = SetUserMemoryRegion2(1, 0x100000, 0x1000, at("a"), GUEST_MEMFD, guest_memfd="file0")
+_TO_PRIVATE = SetMemoryAttributes(0x100000, 0x1000, ATTRIBUTE_PRIVATE)
+_TO_SHARED = SetMemoryAttributes(0x100000, 0x1000)
 _IN_SMM = SetUserMemoryRegion(1 << 16 | 1, 0x300000, 0x1000, at("a"))
 ISSUE = KNOWN[0].issue
 HOST = {"vendor": ISSUE.vendor}
@@ -110,7 +132,10 @@ MEETING = {
         "devices-coalesced-until-the-ring-is-full",
         "bystanders-of-devices",
     },
-    "private-memory-after-cached-mmio": {"private-after-cached-mmio"},
+    "private-memory-after-cached-mmio": {
+        "private-after-cached-mmio",
+        "racing-attributes-and-slots",
+    },
     "private-fault-after-cached-mmio": {"private-where-mmio-was", "private-after-cached-mmio"},
     "table-written-across-entries": {
         "start-and-map-two-megabytes-anew-by-a-write-across-two-entries",
@@ -399,6 +424,44 @@ def test_a_race_hangs_where_it_maps_ahead_while_slots_change() -> None:
     assert not meets(Race((), (ahead,)))
     assert meets(Touch(0x8000), slot, Race((), (ahead,)))
     assert meets(Race((changes,), (alone,)), slot, PreFaultMemory(0x8000, 0x1000))
+
+
+@pytest.mark.parametrize(
+    ("calls", "last", "status"),
+    [
+        ((_TO_PRIVATE, _BOUND), Stopped("EFAULT"), Status.KNOWN),
+        ((_TO_PRIVATE, _BOUND), Touched(0), Status.PASSED),
+        ((_TO_PRIVATE, _BOUND), Touched(5), Status.DIFFERS),
+        ((_TO_SHARED, _BOUND), Stopped("EFAULT"), Status.DIFFERS),
+        ((_TO_PRIVATE, _PLAIN), Touched(0), Status.DIFFERS),
+    ],
+)
+def test_a_race_finds_no_private_memory_where_a_page_was_met_as_mmio(
+    calls: tuple[HostAction, ...], last: Met, status: Status
+) -> None:
+    read = Touch(_PLAIN.guest_phys_addr)
+    race = Race((HostThread(calls),), (GuestThread((read,)),))
+    scenario = Scenario(
+        "mine",
+        (CreateGuestMemfd("file0", 0x1000), race),
+        (Mapping("a", 1),),
+        needs=("sw_protected",),
+        survey="none",
+        vm_type=1,
+    )
+    validate(scenario)
+    hole = Touched(0xFFFFFFFF, (Mmio(read.gpa, False, b"\xff" * 4),))
+    raced = Raced(
+        (tuple(Call(20 * n + 10, 20 * n + 20, Done()) for n in range(len(calls))),),
+        ((Window(1, 2, 0), Window(61, 62, 1)),),
+        (((hole,), (last,)),),
+    )
+    whole = ideal_history(scenario, EVERYTHING)
+    events = tuple(
+        Event(each.origin, race, raced) if isinstance(each.operation, Race) else each
+        for each in whole.events
+    )
+    assert judged(msgspec.structs.replace(whole, events=events)).verdict.status is status
 
 
 def test_a_write_taken_for_a_read_is_known_with_ept_alone() -> None:
