@@ -13,6 +13,7 @@ import msgspec
 
 from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo
+from vmm.report.terminal import differing_step, step_under_way
 from vmm.report.text import check_again
 from vmm.scenario.features import Features
 from vmm.scenario.toolversion import tool_version
@@ -37,7 +38,8 @@ class ScenarioResult(msgspec.Struct, frozen=True):
     least one of its ``events``. The kernel complained of ``kernel_complaints`` while it ran.
     ``failed`` says whether the kernel differed or complained and no known issue explains it.
     ``steps`` are for drawing: see `Step`. ``refused`` are the region calls that the kernel rightly
-    refused. ``again`` is the command that shows the result again.
+    refused. ``again`` is the command that shows the result again. ``step`` says in words where it
+    differs, or what was under way at the end.
     """
 
     name: str
@@ -57,6 +59,7 @@ class ScenarioResult(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...] = ()
     refused: tuple[RefusedCalls, ...] = ()
     again: str = ""
+    step: tuple[str, ...] = ()
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -175,7 +178,15 @@ def _scenario(checked: Checked) -> ScenarioResult:
         steps=checked.steps,
         refused=verdict.refused,
         again=check_again(checked),
+        step=tuple(_step(checked)),
     )
+
+
+def _step(checked: Checked) -> list[str]:
+    difference, begun = checked.verdict.difference, checked.verdict.under_way
+    if difference is not None:
+        return differing_step(checked.scenario, difference)
+    return step_under_way(checked.scenario, begun) if begun is not None else []
 
 
 def _named_rules(run: Run) -> set[str]:

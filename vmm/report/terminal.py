@@ -58,7 +58,7 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
     elif checked.problems:
         lines += _title(checked, "no outcome is wrong, but the kernel complained", width)
     if verdict.under_way is not None:
-        lines += _field("under way", _under_way(checked.scenario, verdict.under_way), width)
+        lines += _field("under way", step_under_way(checked.scenario, verdict.under_way), width)
     for problem in checked.problems:
         lines += _problem(problem, width)
     if lines and verdict.status is not Status.SKIPPED:
@@ -241,8 +241,7 @@ def _title(checked: Checked, text: str, width: int | None) -> Iterator[Text]:
 def _difference(scenario: Scenario, found: Difference, width: int | None) -> Iterator[Text]:
     if scenario.why:
         yield from _field("why", [shown(scenario.why, _MOST_OF_WHY)], width)
-    step = [*_step(scenario, found.origin, found.operation), *_after(scenario, found)]
-    yield from _field("step", step, width)
+    yield from _field("step", differing_step(scenario, found), width)
     expected: list[str] = []
     for each in found.expected:
         expected += _expectation(each, again=bool(expected))
@@ -252,6 +251,11 @@ def _difference(scenario: Scenario, found: Difference, width: int | None) -> Ite
     yield from _field("slots", slots, width)
 
 
+def differing_step(scenario: Scenario, found: Difference) -> list[str]:
+    """Return the lines that say where a difference is."""
+    return [*_step(scenario, found.origin, found.operation), *_after(scenario, found)]
+
+
 def _after(scenario: Scenario, found: Difference) -> Iterator[str]:
     """Yield the host's last change, if it may be what the kernel did not follow."""
     changed = last_host_change(scenario, found)
@@ -259,7 +263,8 @@ def _after(scenario: Scenario, found: Difference) -> Iterator[str]:
         yield f"after operation {changed}: {words.operation(scenario.operations[changed])}"
 
 
-def _under_way(scenario: Scenario, begun: UnderWay) -> list[str]:
+def step_under_way(scenario: Scenario, begun: UnderWay) -> list[str]:
+    """Return the lines that say what was under way at the end."""
     lines = _step(scenario, begun.origin, begun.operation)
     if begun.more:
         lines.append(f"or a later one of the {begun.more + 1} touches in this KVM_RUN")

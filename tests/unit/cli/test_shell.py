@@ -1,12 +1,17 @@
 """What belongs to a shell: completion, the manual page, the version, misspelt commands."""
 
+import fcntl
 import os
 import re
+import select
 import shutil
 import subprocess
 import sys
+import termios
 import textwrap
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -58,6 +63,64 @@ def test_each_shell_offers_what_this_program_says(shell: str) -> None:
     assert "zero-va-gpa-0-slot-0" in done.stdout.splitlines(), done.stdout + done.stderr
 
 
+_SOURCED = {
+    "bash": ("bash", "--norc", "-i", "source ./script"),
+    "zsh": ("zsh", "-f", "-i", "autoload -U compinit; compinit -D; source ./script"),
+    "fish": ("fish", "--no-config", "-i", "source ./script"),
+}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_file_of_a_format_is_completed_at_a_terminal(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    (tmp_path / "result-of-today.tap").touch()
+    (tmp_path / "script").write_text(CliRunner().invoke(main, ["completion", shell]).output)
+    *program, sourced = _SOURCED[shell]
+    with terminal(program, tmp_path) as (press, shows):
+        press(f'{sourced}; echo re""ady\n')
+        shows("ready")
+        press("vmm check --format=ktap:resu\t")
+        shows("--format=ktap:result-of-today.tap ")
+
+
+@contextmanager
+def terminal(
+    program: list[str], folder: Path
+) -> Iterator[tuple[Callable[[str], object], Callable[[str], None]]]:
+    """Run a program at a terminal: yield what presses keys, and what waits for a text."""
+    ours, its = os.openpty()
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TERM": "dumb",
+        "PS1": "> ",
+        "HOME": str(folder),
+    }
+    running = subprocess.Popen(
+        program, cwd=folder, env=environment, stdin=its, stdout=its, stderr=its,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY),
+    )  # fmt: skip
+    os.close(its)
+    seen = ""
+
+    def shows(text: str) -> None:
+        nonlocal seen
+        end = time.monotonic() + 20
+        while text not in seen:
+            assert time.monotonic() < end, f"no {text!r} in {seen!r}"
+            if select.select([ours], [], [], 0.2)[0]:
+                seen += os.read(ours, 4096).decode(errors="replace")
+        seen = ""
+
+    try:
+        yield lambda keys: os.write(ours, keys.encode()), shows
+    finally:
+        running.kill()
+        running.wait()
+        os.close(ours)
+
+
 def test_fish_says_all_that_an_option_does() -> None:
     if shutil.which("fish") is None:
         pytest.skip("needs fish")
@@ -91,6 +154,7 @@ def test_bash_understands_its_script() -> None:
         (("check", "--tag", "slo"), "slow"),
         (("check", "--hist"), "--histories"),
         (("check", "--format", "kt"), "ktap"),
+        (("check", "--format", "ktap:re"), "file,ktap:re"),
         (("check", "--json", "re"), "file,re"),
         (("check", "--html", "re"), "file,re"),
         (("report", "re"), "file,re"),

@@ -19,8 +19,16 @@ from tests.results import EVERY_KIND, LEFT, differs, of_status, passed, run_of
 from vmm.report.html import html_text
 from vmm.report.json import run_text
 from vmm.report.resultfile import parse_result, result_file
+from vmm.report.terminal import scenario_report
 from vmm.scenario.history import Touched
-from vmm.scenario.operations import Mapping, Place, Scenario, SetUserMemoryRegion, Touch
+from vmm.scenario.operations import (
+    ChangeHostMemory,
+    Mapping,
+    Place,
+    Scenario,
+    SetUserMemoryRegion,
+    Touch,
+)
 from vmm.verdict.judge import Status, Verdict
 from vmm.verdict.result import judged
 
@@ -144,6 +152,46 @@ def test_a_difference_far_to_the_right_comes_into_view(browser: Chrome, tmp_path
     in_view = browser.execute_script(script)
     phone(browser, 0)
     assert in_view
+
+
+def test_a_link_to_what_is_not_in_this_result_says_so(browser: Chrome, page: Path) -> None:
+    for name in ("create-three", "100%"):
+        opened(browser, page, f"#s/{name}/2")
+        assert one(browser, "#scenario").text == (
+            f"{name}\nNo scenario of this name is in this result."
+        )
+    assert browser.title == "100%: not in this result"
+    one(browser, "#list a[data-name='create-one']").click()
+    shows(browser, "#scenario h2", "create-one")
+    browser.execute_script("location.hash = '#s/gone'")
+    shows(browser, "#scenario", "No scenario of this name is in this result.")
+    assert browser.find_elements(By.CSS_SELECTOR, "#list [aria-current]") == []
+    assert complaints(browser) == []
+
+
+def test_the_box_says_what_the_text_report_says_of_the_step(
+    browser: Chrome, tmp_path: Path
+) -> None:
+    scenario = Scenario(
+        "follow",
+        (
+            SetUserMemoryRegion(1, 0x10000, 0x1000, Place("a")),
+            ChangeHostMemory(Place("a"), 1, "drop"),
+            Touch(0x10000),
+        ),
+        (Mapping("a", 1),),
+        survey="none",
+    )
+    checked = judged(with_outcome(ideal_history(scenario), 2, Touched(1)))
+    lines = [line.plain.strip() for line in scenario_report(checked, "vmm check follow", None)]
+    assert any(line.startswith("after operation 1: ") for line in lines)
+    page = tmp_path / "follow.html"
+    page.write_text(html_text(result_file(run_of(checked))), encoding="utf-8")
+    opened(browser, page)
+    box = one(browser, "#scenario [aria-label=Difference] dd").text.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("step "))
+    assert box == [lines[at].removeprefix("step").strip(), *lines[at + 1 : at + len(box)]]
+    assert len(box) == 2
 
 
 def test_a_skip_says_why_and_no_more(browser: Chrome, page: Path) -> None:

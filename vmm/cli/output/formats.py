@@ -65,6 +65,8 @@ class _FormatParam(click.ParamType):  # type: ignore[type-arg]  # In older versi
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
+        if incomplete.partition(":")[0] in FORMATS and ":" in incomplete:
+            return [CompletionItem(incomplete, type="file")]
         return [CompletionItem(name) for name in FORMATS if name.startswith(incomplete)]
 
 

@@ -31,10 +31,16 @@ function filter() {
   document.getElementById("shown").textContent = `${count} of ${links.length} scenarios`;
 }
 
+// A line each; older results have one.
+function stepInWords({ operation }) {
+  const lines = now.step.length ? now.step : [operation];
+  return lines.map((line) => make("div", { class: "mono" }, line));
+}
+
 function difference() {
   const found = now.difference;
   if (!found) return null;
-  const list = make("dl", { class: "facts" }, ...fact("step", mono(found.operation)));
+  const list = make("dl", { class: "facts" }, ...fact("step", ...stepInWords(found)));
   found.expected.forEach((each, index) =>
     list.append(
       ...fact(
@@ -81,7 +87,8 @@ function show() {
     ),
   ];
   if (now.reason) parts.push(make("p", { class: now.kind }, now.reason));
-  if (now.under_way) parts.push(make("p", {}, "Under way: ", mono(now.under_way.operation)));
+  if (now.under_way)
+    parts.push(make("div", {}, "Under way: ", ...stepInWords(now.under_way)));
   parts.push(difference());
   for (const problem of now.kernel_complaints) {
     parts.push(
@@ -150,6 +157,24 @@ function show() {
       reveal(link);
     } else link.removeAttribute("aria-current");
   }
+}
+
+// What an address names may be in another result only.
+function decoded(name = "") {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
+}
+function showMissing(name) {
+  now = null;
+  main.replaceChildren(
+    make("h2", {}, name || "?"),
+    make("p", { role: "status" }, "No scenario of this name is in this result."),
+  );
+  document.title = `${name}: not in this result`;
+  for (const link of links) link.removeAttribute("aria-current");
 }
 
 function reveal(link) {
@@ -259,8 +284,12 @@ function go(name, to) {
 }
 function arrive() {
   const [kind, name, at] = location.hash.slice(1).split("/");
-  const wanted = kind === "s" ? scenarios.get(decodeURIComponent(name)) : undefined;
-  if (!wanted) return;
+  if (kind !== "s") return;
+  const wanted = scenarios.get(decoded(name));
+  if (!wanted) {
+    showMissing(decoded(name));
+    return;
+  }
   const changed = !now || now.name !== wanted.name;
   if (changed) {
     now = { ...wanted };
@@ -294,7 +323,7 @@ document.addEventListener("keydown", (event) => {
 });
 filter();
 arrive();
-if (!now) {
+if (!now && !location.hash.startsWith("#s/")) {
   const order = [
     "differs",
     "unhealthy",
