@@ -13,6 +13,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import msgspec
+
+from vmm.execution.probe.features import probe_features
+from vmm.kvm.system import Kvm
+from vmm.scenario.features import Features
+
 HERE = Path(__file__).resolve().parent
 _CC = ("gcc", "-std=gnu11", "-D_GNU_SOURCE", "-O1", "-g", "-Wall", "-Wextra", "-Werror")
 _SHARED = ("-fPIC", "-shared", "-pthread")
@@ -82,6 +88,12 @@ def environment(
     unknown name ends the program with status 2.
     """
     return {**base, "LD_PRELOAD": str(build()), "WRONG_KERNEL": fault, "WRONG_CALL": call}
+
+
+def features_below() -> Features:
+    """Return what programs find here with the library preloaded, which pretends that KSM runs."""
+    with Kvm.open() as kvm:
+        return msgspec.structs.replace(probe_features(kvm), ksm=True)
 
 
 def _compile(folder: str, suffix: str, options: tuple[str, ...]) -> Path:

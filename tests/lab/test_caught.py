@@ -15,8 +15,6 @@ from tests.lab.player import Player
 from tests.turns import marks_of
 from tests.zygote import vmm
 from vmm.catalogue import catalogue
-from vmm.execution.probe.features import probe_features
-from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
 from vmm.scenario.requirements import missing
@@ -60,8 +58,7 @@ HARMLESS = {
 
 @pytest.fixture(scope="module")
 def features() -> Features:
-    with Kvm.open() as kvm:
-        return probe_features(kvm)
+    return lab.features_below()
 
 
 @pytest.fixture(scope="module")

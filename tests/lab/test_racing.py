@@ -49,6 +49,7 @@ FAULTS = {
         "file-over-memory-missed:every=9",
         "dirty-lowest-lost:every=9",
     ),
+    "racing-merged-pages": ("merging-parts-the-guest:every=3",),
     "racing-page-out": ("paged-out-is-lost:every=9",),
     "racing-memory-moved-away": ("moving-away-missed:every=3", "moved-back-not-seen:every=3"),
     "racing-memory-moved-away-and-log": ("moving-away-missed:every=3", "moving-back-stops-the-log"),
@@ -95,8 +96,8 @@ def test_race_sees_what_is_wrong(scenario: str, fault: str, player: Player) -> N
 
 def test_every_race_is_in_the_table() -> None:
     every = (*races.SCENARIOS, *races_host.SCENARIOS, *races_logs.scenarios(Features()))
-    # What needs private memory runs on no kernel that is here below the library, and KSM is off.
-    here = {s.name for s in every if not {"sw_protected", "ksm"} & set(s.needs)}
+    # What needs private memory runs on no kernel that is here below the library.
+    here = {s.name for s in every if "sw_protected" not in s.needs}
     assert here == set(FAULTS)
 
 

@@ -202,6 +202,8 @@ int play_host(char words[][32], int count)
         move(page, many, elsewhere(), pool);
     else if (count == 3 && !strcmp(words[0], "pageout"))
         need(!madvise(pool + page * PAGE, many * PAGE, 21), "MADV_PAGEOUT");
+    else if (count == 3 && !strcmp(words[0], "merge"))
+        need(!madvise(pool + page * PAGE, many * PAGE, MADV_MERGEABLE), "MADV_MERGEABLE");
     else if (count == 3 && !strcmp(words[0], "collapse"))
         (void)!madvise((void *)((uintptr_t)(pool + page * PAGE) & -(2ul << 20)), 2 << 20, 25);
     else if (count == 3 && (!strcmp(words[0], "fetch") || !strcmp(words[0], "guard")))

@@ -219,6 +219,33 @@ static bool is_collapse(struct vm *vm, struct slot *slot, const struct host_chan
     return change->kind == HOST_ADVISES && change->detail == 25; /* MADV_COLLAPSE */
 }
 
+static bool is_merging(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    (void)vm;
+    (void)slot;
+    return change->kind == HOST_ADVISES && change->detail == MADV_MERGEABLE;
+}
+
+static bool are_alike(const struct slot *slot, uint64_t one, uint64_t other)
+{
+    static uint8_t pages[2][PAGE_BYTES];
+    uint64_t hva = slot->known.hva;
+
+    return readable(hva + one * PAGE_BYTES, pages[0], PAGE_BYTES)
+        && readable(hva + other * PAGE_BYTES, pages[1], PAGE_BYTES)
+        && !memcmp(pages[0], pages[1], PAGE_BYTES);
+}
+
+/* The second of two equal pages shows the first one for good. */
+static void join_alike(struct vm *vm, struct slot *slot, uint64_t first, uint64_t pages)
+{
+    for (uint64_t page = first + 1; page < first + pages; page++)
+        if (are_alike(slot, page - 1, page)) {
+            show(vm, slot, page, 1, slot->known.hva + (page - 1) * PAGE_BYTES);
+            return;
+        }
+}
+
 static bool is_fetching(struct vm *vm, struct slot *slot, const struct host_change *change)
 {
     (void)vm;
@@ -395,6 +422,9 @@ BEFORE(keep_at_fork, is_fork, keep)
 AFTER(lose_paged_out, is_page_out, show_blank)
 BEFORE(lose_collapsed, is_collapse, hide_last)
 
+BEFORE(keep_at_merging, is_merging, keep)
+AFTER(keep_merged, is_merging, join_alike)
+
 BEFORE(keep_while_fetching, is_fetching, keep)
 BEFORE(keep_while_guarded, is_guarding, keep)
 AFTER(hide_while_fetching, is_fetching, hide_last)
@@ -447,6 +477,12 @@ static bool is_logged_return(struct vm *vm, struct slot *slot, const struct host
     return is_moving_back(vm, slot, change) && is_logged(vm, slot, change);
 }
 
+static bool is_logged_merging(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_merging(vm, slot, change) && is_logged(vm, slot, change);
+}
+
+AFTER(note_merged, is_logged_merging, note_pages)
 AFTER(note_paged_out, is_logged_page_out, note_pages)
 AFTER(note_grown, is_logged_growth, note_pages)
 AFTER(note_moved_back, is_logged_return, note_pages)
@@ -568,6 +604,12 @@ const struct fault host_faults[] = {
     CHANGE("collapse-takes-last-page", lose_collapsed,
            "The last page of what the host makes huge pages of the guest cannot reach.",
            "set 1 100 1 0; collapse 0 1; read 100"),
+    CHANGE("merging-parts-the-guest", keep_at_merging,
+           "Where the host lets equal pages be merged the guest goes on with others.",
+           "set 1 100 1 0; merge 0 1; write 100"),
+    CHANGE("merged-for-good", keep_merged,
+           "Of two equal pages that were merged the guest writes the first through the second.",
+           "fresh 0 2; set 1 100 2 0; merge 0 2; write 101"),
     CHANGE("fetching-parts-the-guest", keep_while_fetching,
            "While pages are fetched later the guest goes on with others.",
            "set 1 100 1 0; fetch 0 1; write 100"),
@@ -613,6 +655,9 @@ const struct fault host_faults[] = {
     {.name = "paged-out-stops-the-log", .host_changes = note_paged_out, .log = forget_noted,
      .sentence = "What is written to pages that were paged out is not in the next dirty log.",
      .witness = "set 1 100 1 0 log; pageout 0 1; write 100; log 1"},
+    {.name = "merging-stops-the-log", .host_changes = note_merged, .log = forget_noted,
+     .sentence = "What is written to pages that may be merged is not in the next dirty log.",
+     .witness = "set 1 100 1 0 log; merge 0 1; write 100; log 1"},
     {.name = "growing-stops-the-log", .host_changes = note_grown, .log = forget_noted,
      .sentence = "What is written to pages of a file that has grown is not in the next dirty log.",
      .witness = "file 0 1 shared; set 1 100 1 0 log; truncate 0; truncate 1; write 100; log 1"},
