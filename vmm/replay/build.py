@@ -13,7 +13,7 @@ import msgspec
 
 from vmm.replay.answers import Answers, Summary
 from vmm.replay.memfds import needs_private_vm
-from vmm.replay.places import Places, guest_for
+from vmm.replay.places import OTHER_THAN_MEMFD, Places, guest_for
 from vmm.replay.steps import Step
 from vmm.replay.trace import Call, MemoryChange, Region, Trace, TracedVm, VmCall
 from vmm.scenario.features import Features
@@ -209,6 +209,10 @@ class _Builder:
                 continue
             place = Place(mapping.name, first * PAGE_SIZE_BYTES)
             op = ChangeHostMemory(place, count, call.how)
+            if call.memfd and self.places.shows(mapping, call):
+                continue  # It is what is there already.
+            if call.memfd and OTHER_THAN_MEMFD not in self.notes:
+                self.notes.append(OTHER_THAN_MEMFD)
             problem = host_change_problem(op, {mapping.name: mapping})
             if problem:
                 what = f"{call.how} of {mapping.kind} memory"

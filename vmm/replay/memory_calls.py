@@ -46,7 +46,9 @@ def mmap(process: Process, call: Called, line: Line, _: PassOver) -> None:
         _kind(bits, is_huge), start, bool(allows & PROT_READ), file, number_of(offset) or 0
     )
     process.memory.put(start, start + length, mapped)
-    _change(process, line, start, length, "map" if allows & PROT_READ else "unmap")
+    how: HostChangeKind = "map" if allows & PROT_READ else "unmap"
+    memfd = "" if file is None else file.memfd
+    _change(process, MemoryChange(line, start, length, how, memfd, start - mapped.offset))
 
 
 def _kind(flags: int, is_huge: bool) -> MappingKind:
@@ -61,7 +63,7 @@ def munmap(process: Process, call: Called, line: Line, _: PassOver) -> None:
     """Note that memory is gone."""
     start, length = _range(call)
     process.memory.clear(start, start + length)
-    _change(process, line, start, length, "unmap")
+    _change(process, MemoryChange(line, start, length, "unmap"))
 
 
 def mremap(process: Process, call: Called, line: Line, pass_over: PassOver) -> None:
@@ -74,7 +76,7 @@ def mremap(process: Process, call: Called, line: Line, pass_over: PassOver) -> N
     if parts:
         process.memory.put(call.returned, call.returned + new_size, parts[0][2])
     if call.returned != old:
-        _change(process, line, old, old_size, "unmap")
+        _change(process, MemoryChange(line, old, old_size, "unmap"))
         if any(process.slots.within(call.returned, call.returned + new_size)):
             pass_over("mremap onto the memory of a slot")
 
@@ -85,9 +87,9 @@ def madvise(process: Process, call: Called, line: Line, pass_over: PassOver) -> 
     advice = split(call.arguments)[2:3]
     value = bits_in(advice[0] if advice else "", ADVICE)
     if value in (ADVICE["MADV_DONTNEED"], ADVICE["MADV_DONTNEED_LOCKED"]):
-        _change(process, line, start, length, "drop")
+        _change(process, MemoryChange(line, start, length, "drop"))
     elif value == ADVICE["MADV_REMOVE"]:
-        _change(process, line, start, length, "punch")
+        _change(process, MemoryChange(line, start, length, "punch"))
     elif value == ADVICE["MADV_HUGEPAGE"]:
         for begin, end, mapped in list(process.memory.within(start, start + length)):
             if mapped.kind == "anonymous":
@@ -104,9 +106,9 @@ def mprotect(process: Process, call: Called, line: Line, pass_over: PassOver) ->
     for begin, end, mapped in list(process.memory.within(start, start + length)):
         process.memory.put(begin, end, replace(mapped, is_readable=is_readable))
     if not is_readable:
-        _change(process, line, start, length, "forbid")
+        _change(process, MemoryChange(line, start, length, "forbid"))
     elif allows & PROT_WRITE:
-        _change(process, line, start, length, "allow")
+        _change(process, MemoryChange(line, start, length, "allow"))
     elif any(process.slots.within(start, start + length)):
         pass_over("mprotect(PROT_READ) on the memory of a slot")
 
@@ -127,7 +129,7 @@ def fallocate(process: Process, call: Called, line: Line, _: PassOver) -> None:
         at = mapped.offset + start - mapped.start
         first, last = max(begin, at), min(begin + size, at + end - start)
         if first < last:
-            _change(process, line, start + first - at, last - first, "punch")
+            _change(process, MemoryChange(line, start + first - at, last - first, "punch"))
 
 
 def memfd_create(process: Process, call: Called, _: Line, __: PassOver) -> None:
@@ -172,8 +174,8 @@ def _range(call: Called) -> tuple[int, int]:
     return (start, -(-length // 4096) * 4096) if start is not None and length else (0, 0)
 
 
-def _change(process: Process, line: Line, start: int, size: int, how: HostChangeKind) -> None:
+def _change(process: Process, change: MemoryChange) -> None:
     """Add a change to all VMs of the process, if their slots have had memory there."""
-    touched = list(process.slots.within(start, start + size))
+    touched = any(True for _ in process.slots.within(change.start, change.start + change.size))
     for vm in process.vms if touched else ():
-        vm.calls.append(MemoryChange(line, start, size, how))
+        vm.calls.append(change)

@@ -9,6 +9,7 @@ _DIRECTION_AND_NUMBER = 0xC000_00FF
 _REQUESTS = {int(request) & _DIRECTION_AND_NUMBER: f"KVM_{request.name}" for request in Ioctl}
 _IOC = re.compile(r"_IOC\(([A-Z_|0-9 ]+),\s*(0x[0-9a-f]+),\s*(0x[0-9a-f]+),\s*(?:0x)?[0-9a-f]+\)")
 _DIRECTIONS = {"_IOC_NONE": 0, "_IOC_WRITE": 1, "_IOC_READ": 2}
+_PLAIN = re.compile(r" ?(KVM_[A-Z0-9_]+)(?=[,)]|$)")
 _NAME = re.compile(r"\bKVM_[A-Z0-9_]+")
 _NUMBER = re.compile(r"\s*(0x[0-9a-f]+|\d+)\b")
 
@@ -75,11 +76,20 @@ FALLOC_FLAGS = {"FALLOC_FL_KEEP_SIZE": 1, "FALLOC_FL_PUNCH_HOLE": 2, "FALLOC_FL_
 
 def literal(text: str) -> int:
     """Return a number as C writes it: decimal, octal or hexadecimal."""
+    if text[:1] in "123456789":
+        return int(text)  # The most usual ones come first.
+    if text[:2] == "0x":
+        return int(text, 16)
     sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
     if digits[:2] in ("0x", "0X"):
         return sign * int(digits[2:], 16)
-    is_octal = digits.startswith("0") and not set(digits) & {"8", "9"}
+    is_octal = digits[:1] == "0" and not set(digits) & {"8", "9"}
     return sign * int(digits, 8 if is_octal else 10)
+
+
+def is_of_64_bits(number: int) -> bool:
+    """Whether a number can be one of a system call's, signed or not."""
+    return -(1 << 63) <= number < 1 << 64
 
 
 def request_in(text: str) -> str:
@@ -87,6 +97,9 @@ def request_in(text: str) -> str:
 
     strace writes it by name, as a number (-X raw), as both (-X verbose), or as `_IOC(...)`.
     """
+    plain = _PLAIN.match(text)
+    if plain is not None:
+        return plain[1]
     head = text[:120]
     name = _NAME.search(head)
     ioc = _IOC.search(head)

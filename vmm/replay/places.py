@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from vmm.replay.ranges import joined
-from vmm.replay.trace import OTHER_FILE, Region, TracedVm, VmCall
+from vmm.replay.trace import OTHER_FILE, MemoryChange, Region, TracedVm, VmCall
 from vmm.replay.vm_calls import SHOWN
 from vmm.scenario.features import Features
 from vmm.scenario.guestplace import TSS_BYTES, free_gpa
@@ -27,6 +27,7 @@ HUGE_BYTES = 512 * PAGE_SIZE_BYTES
 _MOST_HUGE_PAGES = MAX_MAPPED_PAGES * 3 // 4 // 512
 """How many pages of hugetlbfs a scenario may have, and some other memory."""
 
+OTHER_THAN_MEMFD = "a mapping of a guest_memfd is memory of another file here"
 _MOST_UNUSED_PAGES = 4
 _ELSEWHERE = "elsewhere"
 """A page for addresses where no slot has memory, such as those that deletions name."""
@@ -82,6 +83,12 @@ class Places:
             self._unused.append(self._shown[memfd])
         return self._shown[memfd].name
 
+    def shows(self, mapping: Mapping, change: MemoryChange) -> bool:
+        """Whether a mapping shows what a change maps of a guest_memfd there."""
+        begins = (each.base for each in self._ranges if each.mapping is mapping)
+        is_same = any(base == change.base for base in begins)
+        return is_same and self._shown.get(change.memfd) is mapping
+
     def hva(self, address: int, size: int) -> Hva:
         """Return the userspace address of a slot of some size as the scenario has it."""
         index = bisect_right(self._starts, address) - 1
@@ -136,7 +143,7 @@ class Places:
             and memfd not in self._shown
         ):
             return base
-        self.notes.append("a mapping of a guest_memfd is memory of another file here")
+        self.notes.append(OTHER_THAN_MEMFD)
         return None
 
     def _kind(self, kind: MappingKind, pages: int) -> MappingKind:

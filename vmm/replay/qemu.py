@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from vmm.replay.lines import shown
-from vmm.replay.numbers import literal
+from vmm.replay.numbers import is_of_64_bits, literal
 from vmm.replay.ranges import Ranges
 from vmm.replay.trace import CUT_OFF, MAX_VMS, Line, Region, Trace, TracedVm, Unread
 from vmm.scenario.operations import GUEST_MEMFD, READONLY
@@ -99,6 +99,7 @@ class _Reader:
     def take(self, line: Line, head: str, text: str) -> None:
         fields = {_NAMES.get(name, name): literal(value) for name, value in _FIELD.findall(text)}
         missing = [name for name in _NEEDED if name not in fields]
+        missing += [name for name, value in fields.items() if not is_of_64_bits(value)]
         region = None if missing else _region(line, fields)
         if region is not None and region.errno > _MAX_ERRNO:
             region, missing = None, ["a possible result"]

@@ -3,6 +3,7 @@
 import errno
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from msgspec.structs import replace
 
@@ -86,6 +87,7 @@ _MISSING = "a field of the structure is missing, or damaged"
 _CUT_OFF = "the line is cut off"
 _DAMAGED = "its name is damaged"
 _STRANGE = "what stands before the call is not strace's"
+_NO_OPERATION = "which no operation is like"
 _NO_RESULT = "the result is not there"
 _INJECTED = "strace made its result up (INJECTED)"
 _MOST_BROKEN = 4
@@ -96,6 +98,12 @@ _CLONES = {**dict.fromkeys(MAKERS, 0), "vfork": CLONE_VM}
 _WITH_FLAGS = ("clone", "clone3")
 _CLONE_FLAGS = {"CLONE_VM": CLONE_VM, "CLONE_FILES": CLONE_FILES}
 _FIELDS = ("slot", "guest_phys_addr", "memory_size", "userspace_addr")
+_USUAL = re.compile(
+    r"\{slot=(\d{1,10}), flags=([^,{}]*), guest_phys_addr=(0|0x[0-9a-f]{1,16}), "
+    r"memory_size=(0|[1-9]\d{0,18}), userspace_addr=(0x[0-9a-f]{1,16})\}$"
+)
+"""Matches the structure as strace prints it, which is read quickly."""
+
 _BY_ITSELF = (errno.EFAULT, errno.ENOTTY, errno.EIO)
 """Errors that do not depend on the content of the structure."""
 
@@ -190,7 +198,7 @@ class _Reader:
             return False
         punch = punch_of(file.memfd, opened[2])
         if punch is None or call.returned is None or call.is_injected:
-            self._passed("fallocate of a guest_memfd", call)
+            self._passed(f"fallocate of a guest_memfd, {_NO_OPERATION}", call)
         else:
             file.owner.calls.append(
                 VmCall(_line(call), "fallocate", punch, call.error, call.returned)
@@ -205,7 +213,7 @@ class _Reader:
             return False
         mapped = mapping_of(file.memfd, call)
         if mapped is None or call.returned is None or call.is_injected or file.is_foreign:
-            self._passed("mmap of a guest_memfd", call)
+            self._passed(f"mmap of a guest_memfd, {_NO_OPERATION}", call)
         else:
             file.owner.calls.append(VmCall(_line(call), "mmap", mapped, call.error))
         return True
@@ -462,11 +470,14 @@ def _is_begun(request: str) -> bool:
 def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Region | Unread:
     """Return a call on a slot; if its structure is not printed, the errno may be enough."""
     line, second = _line(call), request == REGION2
+    usual = None if second else _usual_region(call, argument, is_foreign)
+    if usual is not None:
+        return usual
     fields = fields_of(argument)
     flags = _flags(fields.get("flags", "?"))
-    numbers = {name: number_of(fields.get(name, "")) for name in _FIELDS}
-    slot, gpa, size, hva = (numbers[name] for name in _FIELDS)
-    is_given = not (slot is None or flags is None or gpa is None or size is None or hva is None)
+    numbers = [number_of(fields.get(name, "")) for name in _FIELDS]
+    is_given = flags is not None and all(each is not None and each >= 0 for each in numbers)
+    slot, gpa, size, hva = numbers
     why = _INJECTED if call.is_injected else _NO_RESULT if call.returned is None else ""
     if not why and not fields and call.error in _BY_ITSELF:
         is_readable = call.error != errno.EFAULT
@@ -491,6 +502,17 @@ def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Regi
     )
 
 
+def _usual_region(call: Called, argument: str, is_foreign: bool) -> Region | None:
+    """Return a successful call on a slot, read quickly; None if something is unusual."""
+    usual = _USUAL.match(argument)
+    flags = None if usual is None else _flags(usual[2])
+    if usual is None or flags is None or call.returned != 0 or call.is_injected:
+        return None
+    slot, gpa, size, hva = int(usual[1]), int(usual[3], 16), int(usual[4]), int(usual[5], 16)
+    return Region(_line(call), slot, flags, gpa, size, hva, is_foreign=is_foreign)
+
+
+@lru_cache(maxsize=256)
 def _flags(text: str) -> int | None:
     """Return the flags of a slot; None if there is another word among them: it is damaged."""
     words = {word.strip() for word in re.sub(r"/\*.*?\*/", "", text).split("|")}

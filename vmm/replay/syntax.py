@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from vmm.replay.numbers import literal
+from vmm.replay.numbers import is_of_64_bits, literal
 from vmm.replay.trace import BEGINNING_LOST, JOINED
 
 MAX_PID = 1 << 22
@@ -42,6 +42,9 @@ _PREFIX = re.compile(
     )*""",
     re.VERBOSE,
 )
+_USUAL_PREFIX = re.compile(r"(?:\[pid +(\d+)\] |(\d+) +)(?=[a-z<+-])")
+"""Matches what most lines begin with, more quickly."""
+
 _CALL = re.compile(r"([a-z_][a-z0-9_]*)\(")
 _RESUMED = re.compile(r"<\.\.\.\s+([a-z_][a-z0-9_]*)\s+resumed>\s*")
 _UNFINISHED = re.compile(r"\s*<(?:unfinished \.\.\.|\.\.\. detached|detached \.\.\.)>?\s*$")
@@ -58,6 +61,9 @@ _FD = re.compile(r"(-?(?:0x[0-9a-f]+|\d+))(?:<(.*?)>)?(?=\s*(?:,|$|/\*))")
 _EVENT = re.compile(r"(\+\+\+|---)\s+(\w+)")
 _ANOTHER = re.compile(r"ioctl\((?:fd=)?(?:0x)?\d.*\) *=")
 """Matches another call within one that was cut off: its arguments have no such text."""
+
+_STRUCTURE = re.compile(r'[,(\[{)\]}]|"(?:[^"\\]|\\.)*(?:"|$|\\$)', re.DOTALL)
+"""Matches what separates and encloses arguments, and strings as a whole."""
 
 _ARGUMENT_NAME = re.compile(r"^\s*[a-z_][a-z0-9_]*=")
 ON_A_SLOT = re.compile(r"\bioctl\((?:fd=)?(?:0x)?\d.*\bKVM_SET_USER_MEMORY_REGION")
@@ -138,7 +144,7 @@ class Joiner:
 
     def item(self, number: int, line: str) -> Item | None:
         """Return the item that a line completes; None if it completes none."""
-        prefix = _PREFIX.match(line)
+        prefix = _USUAL_PREFIX.match(line) or _PREFIX.match(line)
         assert prefix is not None
         pid = int(prefix[1] or prefix[2] or 0)
         is_new = self._is_new(number, prefix[1] or prefix[2] or "")
@@ -309,7 +315,7 @@ def _returned(text: str, name: str | None) -> tuple[int | None, int]:
         return None, 0
     value = literal(text)
     if value != -1:
-        return value, 0
+        return (value, 0) if is_of_64_bits(value) else (None, 0)
     known = getattr(errno, name or "", None)  # Without a name the line is cut off.
     return (value, known) if isinstance(known, int) else (None, 0)
 
@@ -324,20 +330,16 @@ def unnamed(arguments: str) -> str:
 def split(arguments: str) -> list[str]:
     """Split the arguments of a call at commas outside of brackets and quotes."""
     parts: list[str] = []
-    depth, start, quoted, escaped = 0, 0, False, False
-    for at, char in enumerate(arguments):
-        if quoted:
-            quoted = escaped or char != '"'
-            escaped = char == "\\" and not escaped
-        elif char == '"':
-            quoted, escaped = True, False
-        elif char in "([{":
+    depth, start = 0, 0
+    for found in _STRUCTURE.finditer(arguments):
+        char = found[0]
+        if char in "([{":
             depth += 1
         elif char in ")]}":
             depth -= 1
         elif char == "," and depth <= 0:
-            parts.append(arguments[start:at].strip())
-            start = at + 1
+            parts.append(arguments[start : found.start()].strip())
+            start = found.end()
     parts.append(arguments[start:].strip())
     return parts
 
@@ -352,13 +354,14 @@ def file_of(arguments: str) -> tuple[int, str, str] | None:
 
 def number_of(text: str) -> int | None:
     """Return a number as strace writes it: decimal, octal, hexadecimal, NULL, with a comment."""
-    plain = _COMMENT.sub("", text).strip()
+    plain = _COMMENT.sub("", text).strip() if "/*" in text else text.strip()
     if plain == "NULL":
         return 0
     try:
-        return literal(plain)
+        number = literal(plain)
     except ValueError:
         return None
+    return number if is_of_64_bits(number) else None
 
 
 def fields_of(text: str) -> dict[str, str]:

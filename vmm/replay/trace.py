@@ -72,12 +72,17 @@ class Region(msgspec.Struct, frozen=True, gc=False, tag=True):
 
 
 class MemoryChange(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """The VMM's process changed ``size`` bytes of its memory from ``start`` on."""
+    """The VMM's process changed ``size`` bytes of its memory from ``start`` on.
+
+    ``memfd`` and ``base`` as in `Memory`, if it has mapped a guest_memfd there.
+    """
 
     line: Line
     start: int
     size: int
     how: HostChangeKind
+    memfd: str = ""
+    base: int = 0
 
 
 class VmCall(msgspec.Struct, frozen=True, gc=False, tag=True):

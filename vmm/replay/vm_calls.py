@@ -17,6 +17,7 @@ from vmm.replay.numbers import (
     FALLOC_KEEP_SIZE,
     FALLOC_PUNCH_HOLE,
     MAP_ANONYMOUS,
+    MAP_FIXED,
     MAP_FLAGS,
     MAP_PRIVATE,
     MAP_SHARED,
@@ -28,6 +29,7 @@ from vmm.replay.numbers import (
 )
 from vmm.replay.syntax import Called, fields_of, number_of, split
 from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
     AnyOperation,
     ClearDirtyLog,
     CreateGuestMemfd,
@@ -42,6 +44,7 @@ from vmm.scenario.operations import (
     SetMemoryAttributes,
     SetTssAddr,
 )
+from vmm.scenario.slots import USER_END
 from vmm.scenario.vm_operations import CapName
 
 GET_LOG, CLEAR_LOG = "KVM_GET_DIRTY_LOG", "KVM_CLEAR_DIRTY_LOG"
@@ -57,6 +60,9 @@ SHOWN = "shown"
 """What a mapping is called that shows a guest_memfd, and that no slot uses."""
 
 _NORESERVE = 0x4000
+_MOST_MAPPED_BYTES = 1 << 46
+"""More may be refused for want of addresses."""
+
 _CAPS: dict[int, CapName] = {CAPABILITIES[f"KVM_CAP_{name}"]: name for name in get_args(CapName)}
 _FIRST = re.compile(r"\[(0x[0-9a-f]+|\d+)")
 
@@ -128,17 +134,20 @@ def pre_fault_of(argument: str) -> PreFaultMemory | None:
 def mapping_of(name: str, call: Called) -> MapGuestMemfd | None:
     """Return mmap(2) of a guest_memfd; None for one whose answer does not depend on the file alone.
 
-    Only mappings from its start, at an address that the kernel chooses, are operations.
+    From which offset it is mapped does not matter, nor where.
     """
     address, size, _, flags, _, offset = (split(call.arguments) + [""] * 6)[:6]
     bits, length = bits_in(flags, MAP_FLAGS), number_of(size)
-    if number_of(address) != 0 or number_of(offset) != 0 or not length or length < 0:
+    if not length or not 0 < length < _MOST_MAPPED_BYTES:
+        return None
+    places = (number_of(address), USER_END - length), (number_of(offset), _MOST_MAPPED_BYTES)
+    if any(at is None or at % PAGE_SIZE_BYTES or not 0 <= at <= last for at, last in places):
         return None
     if call.error not in (0, errno.ENODEV, errno.EINVAL) or bits & MAP_ANONYMOUS:
         return None
     kinds: dict[int, Literal["shared", "private"]] = {MAP_SHARED: "shared", MAP_PRIVATE: "private"}
     kind = kinds.get(bits & (MAP_SHARED | MAP_PRIVATE))
-    known = MAP_SHARED | MAP_PRIVATE | _NORESERVE
+    known = MAP_SHARED | MAP_PRIVATE | MAP_FIXED | MAP_FLAGS["MAP_FIXED_NOREPLACE"] | _NORESERVE
     return MapGuestMemfd(name, SHOWN, kind) if kind and not bits & ~known else None
 
 

@@ -6,6 +6,7 @@ from tests.traced import EINVAL, KVM, region, replay_in, trace_of
 from vmm.replay.build import Replay, replay_of
 from vmm.replay.judging import judged
 from vmm.scenario.operations import (
+    ChangeHostMemory,
     CloseGuestMemfd,
     CreateGuestMemfd,
     MapGuestMemfd,
@@ -144,6 +145,9 @@ def mapped(
         (made(flags=3), mapped(), mapped(EINVAL, "MAP_PRIVATE")),
         (made(flags=1), mapped(kind="MAP_SHARED|MAP_NORESERVE")),
         (made(), mapped(ENODEV), mapped(ENODEV, "MAP_PRIVATE")),
+        (made(flags=3), mapped(rest="0x7f0000000000", kind="MAP_SHARED|MAP_FIXED")),
+        (made(flags=3), mapped().replace("9, 0)", "9, 0x2000)")),
+        (made(), mapped(ENODEV, rest="0x10000").replace("9, 0)", "9, 0x1000)")),
         (made(), mapped(EINVAL, rest="0x1"), mapped("-1 ENOMEM (Cannot allocate memory)")),
         (
             made(flags=3),
@@ -168,6 +172,8 @@ def test_a_guest_memfd_is_mapped_as_its_flags_say(lines: tuple[str, ...]) -> Non
         (made(flags=3), mapped(kind="MAP_PRIVATE")),
         (made(flags=2), mapped()),
         (made(), mapped(EINVAL)),
+        (made(), mapped(EINVAL).replace("9, 0)", "9, 0x1000)")),
+        (made(flags=3), mapped(kind="MAP_PRIVATE|MAP_FIXED", rest="0x7f0000000000")),
     ],
 )
 def test_a_mapping_of_it_that_should_not_be_differs_in_its_line(lines: tuple[str, ...]) -> None:
@@ -188,6 +194,37 @@ def test_memory_that_shows_a_guest_memfd_does_so_here() -> None:
     assert shown == MapGuestMemfd("guest_memfd 1", "m0")
     assert isinstance(slot, SetUserMemoryRegion2)
     assert slot.userspace_addr == Place("m0", 0x1000)
+
+
+def test_a_mapping_from_an_offset_shows_the_rest_of_it_here() -> None:
+    begin = region(0, hva=0x7F0000000000, flags="KVM_MEM_GUEST_MEMFD", size=0x2000)
+    begin = begin.replace("REGION,", "REGION2,")
+    begin = begin.replace("}", ", guest_memfd_offset=0x2000, guest_memfd=9}")
+    shown = mapped(size=0x2000).replace("9, 0)", "9, 0x2000)")
+    replayed = replay_in(KVM, NEWER, made(flags=3), shown, begin, shown)
+    validate(replayed.built.scenario)
+    assert replayed.built.scenario.mappings == (Mapping("m0", 4, "guest_memfd"),)
+    *_, slot, again = replayed.built.scenario.operations
+    assert isinstance(slot, SetUserMemoryRegion2)
+    assert slot.userspace_addr == Place("m0", 0x2000)
+    assert again == MapGuestMemfd("guest_memfd 1", "m0")
+    assert replayed.built.notes == ()
+
+
+def test_a_guest_memfd_over_the_memory_of_a_slot_is_other_memory_here() -> None:
+    over = mapped(rest=SHARED_HVA, kind="MAP_SHARED|MAP_FIXED")
+    replayed = replay_in(KVM, NEWER, FLAGS, region(0), made(flags=3), over)
+    validate(replayed.built.scenario)
+    assert judged(replayed).verdict.status is Status.PASSED
+    *_, change = replayed.built.scenario.operations
+    assert change == ChangeHostMemory(Place("m0"), 2, "map")
+    assert replayed.built.notes == ("a mapping of a guest_memfd is memory of another file here",)
+
+
+def test_what_no_operation_is_like_is_said_to_be_so() -> None:
+    lines = (made(flags=3), mapped("-1 EAGAIN (Resource temporarily unavailable)"))
+    trace = trace_of(KVM, NEWER, FLAGS, *lines, ANY)
+    assert dict(trace.passed_over) == {"mmap of a guest_memfd, which no operation is like": 1}
 
 
 def test_a_guest_memfd_that_no_slot_shows_is_mapped_aside() -> None:
