@@ -267,10 +267,8 @@ static int abi_move_pages(uint64_t address, uint64_t pages, uint64_t to)
 	return 0;
 }
 
-static int abi_fallocate(int fd, int punch, int keep_size, uint64_t offset, uint64_t size_bytes)
+static int abi_fallocate(int fd, int mode, uint64_t offset, uint64_t size_bytes)
 {
-    int mode = (punch ? FALLOC_FL_PUNCH_HOLE : 0) | (keep_size ? FALLOC_FL_KEEP_SIZE : 0);
-
     return abi_result(fallocate(fd, mode, (off_t)offset, (off_t)size_bytes));
 }
 

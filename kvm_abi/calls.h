@@ -50,9 +50,8 @@ int abi_mprotect(uint64_t address, uint64_t size_bytes, int protection);
 int abi_madvise(uint64_t address, uint64_t size_bytes, int advice);
 int abi_move_pages(uint64_t address, uint64_t pages, uint64_t to);
 
-/* fallocate(2), with FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE if asked for. The kernel takes
- * numbers from 2^63 on as negative. */
-int abi_fallocate(int fd, int punch, int keep_size, uint64_t offset, uint64_t size_bytes);
+/* fallocate(2). The kernel takes numbers from 2^63 on as negative. */
+int abi_fallocate(int fd, int mode, uint64_t offset, uint64_t size_bytes);
 
 /* Makes the kernel kill this process when the thread that forked it ends (PR_SET_PDEATHSIG); kills
  * it at once if the parent is already gone. */

@@ -59,19 +59,17 @@ def move_pages(address: int, pages: int, to: int) -> None:
     checked_result("mremap", _lib.abi_move_pages(address, pages, to))
 
 
-def fallocate(
-    fd: int, offset: int, size_bytes: int, *, punch: bool = True, keep_size: bool = True
-) -> None:
-    """Call fallocate(2) with FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE. Raises `OSError`.
+def fallocate(fd: int, mode: int, offset: int, size_bytes: int) -> None:
+    """Call fallocate(2). Raises `OSError`.
 
     Offset and size are unsigned 64-bit numbers, passed to the kernel bit for bit.
     """
-    checked_result("fallocate", _lib.abi_fallocate(fd, punch, keep_size, offset, size_bytes))
+    checked_result("fallocate", _lib.abi_fallocate(fd, mode, offset, size_bytes))
 
 
 def is_fallocate_filtered(number: int) -> bool:
     """Whether a filter of system calls (seccomp) answers fallocate(2) with this errno."""
-    return bool(_lib.abi_fallocate(-1, True, True, 0, PAGE_SIZE_BYTES) == -number != -errno.EBADF)
+    return bool(_lib.abi_fallocate(-1, 0, 0, PAGE_SIZE_BYTES) == -number != -errno.EBADF)
 
 
 def owned_memory(address: int, size_bytes: int) -> memoryview:

@@ -50,7 +50,7 @@ def test_hole_is_zeros_for_the_host_and_its_numbers_go_to_the_kernel_whole(memfd
         file = vm.create_guest_memfd(2 * PAGE, SHARED)
         memory.cover(file)
         memory.write(0, b"\x55" * 2 * PAGE)
-        mman.fallocate(file, PAGE, PAGE)
+        mman.fallocate(file, 3, PAGE, PAGE)
         assert memory.read(0, 2 * PAGE) == b"\x55" * PAGE + bytes(PAGE)
         for offset, size, number in (
             ((1 << 63) - PAGE, PAGE, errno.EFBIG),
@@ -58,10 +58,10 @@ def test_hole_is_zeros_for_the_host_and_its_numbers_go_to_the_kernel_whole(memfd
             (0, 1 << 63, errno.EINVAL),
         ):
             with pytest.raises(OSError, match="fallocate") as caught:
-                mman.fallocate(file, offset, size)
+                mman.fallocate(file, 3, offset, size)
             assert caught.value.errno == number
         with pytest.raises(OSError, match="fallocate") as caught:
-            mman.fallocate(file, 0, PAGE, keep_size=False)
+            mman.fallocate(file, 2, 0, PAGE)
         os.close(file)
         assert caught.value.errno == errno.EOPNOTSUPP
 

@@ -26,6 +26,7 @@ from vmm.lab.errors import LabError
 from vmm.lab.run import side_by_side
 from vmm.scenario.features import Features
 from vmm.scenario.operations import Scenario
+from vmm.scenario.selection import SLOW
 
 _LIMIT_S = 600
 _WHITE_PATTERNS = ("create-*", "move-*", "delete-*", "flags-*", "slot-id*", "spaces-*")
@@ -44,6 +45,8 @@ _WHITE_PATTERNS = ("create-*", "move-*", "delete-*", "flags-*", "slot-id*", "spa
               help="Begin no scenario after so long.")  # fmt: skip
 @click.option("--fuzz", "fuzz_s", type=float, default=60, show_default=True, metavar="S",
               help="Fuzz for so long where the scenarios notice nothing.")  # fmt: skip
+@click.option("--default", "only_default", is_flag=True,
+              help="Run the default tier alone, as `vmm check` does.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1, 16), default=len(os.sched_getaffinity(0)),
               show_default=True, help="Machines, and compilers, at a time.")  # fmt: skip
 @click.option("--table", is_flag=True, help="Only write the results into docs/mutants.md.")
@@ -58,6 +61,7 @@ def main(
     good: bool,
     check_s: float,
     fuzz_s: float,
+    only_default: bool,
     jobs: int,
     table: bool,
 ) -> None:
@@ -93,14 +97,18 @@ def main(
             if _is_open(known.get(results.key(row, white_box)), survivors)
             and (patterns or not row.equivalent)
         ]
-        effort = _Effort(white_box, check_s, fuzz_s, jobs)
-        for npt, cpus in sorted({(row.npt, row.cpus) for row in wanted}, reverse=True):
-            some = [row for row in wanted if (row.npt, row.cpus) == (npt, cpus)]
+        effort = _Effort(white_box, check_s, fuzz_s, jobs, only_default)
+        for machine in sorted({_machine(row) for row in wanted}, reverse=True):
+            some = [row for row in wanted if _machine(row) == machine]
             _look_for(kernel, rows, some, effort)
     except (LabError, EditError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
         raise click.ClickException("interrupted: what is done is kept") from None
+
+
+def _machine(row: Mutant) -> tuple[int, int, tuple[str, ...]]:
+    return row.npt, row.cpus, row.params
 
 
 def _is_open(found: Found | None, survivors: bool) -> bool:
@@ -115,6 +123,7 @@ class _Effort:
     check_s: float
     fuzz_s: float
     jobs: int
+    only_default: bool
 
 
 def _look_for(
@@ -123,8 +132,12 @@ def _look_for(
     white_box = effort.white_box
     description = _description(kernel) if white_box else b""
     npt = wanted[0].npt
-    lookout = Lookout(kernel, npt, _LIMIT_S, description, cpus=wanted[0].cpus)
+    lookout = Lookout(
+        kernel, npt, _LIMIT_S, description, cpus=wanted[0].cpus, params=wanted[0].params
+    )
     scenarios = catalogue(Features(nr_memslots=509))
+    if effort.only_default:
+        scenarios = tuple(each for each in scenarios if SLOW not in each.tags)
     costs = results.costs(kernel.version, npt)
     tasks = [
         Task(
@@ -157,7 +170,7 @@ def _good(kernel: Built, rows: Sequence[Mutant], npt: int, fuzz_s: float, again:
 
 def _cost(scenario: Scenario, costs: Costs) -> tuple[bool, float]:
     seconds = costs.get(scenario.name)
-    return "slow" in scenario.tags, len(scenario.operations) / 100 if seconds is None else seconds
+    return SLOW in scenario.tags, len(scenario.operations) / 100 if seconds is None else seconds
 
 
 def _in_machines(

@@ -46,6 +46,8 @@ class Lookout:
     ran: Callable[[str, float | None], None] = lambda name, seconds: None
     """Gets each scenario that ran on the good kernel, and how long it took; None: not passed."""
     cpus: int = 1
+    params: tuple[str, ...] = ()
+    """Of modules, besides ``npt``."""
 
 
 class _Listener:
@@ -193,7 +195,7 @@ def _booted(lookout: Lookout, tasks: Sequence[Task], folder: Path, listener: _Li
     machine = Machine(
         kernel,
         Backend.SVM,
-        (f"kvm_amd.npt={lookout.npt}",),
+        (f"kvm_amd.npt={lookout.npt}", *lookout.params),
         lookout.cpus,
         limit_s=limit_s,
         silence_s=_BOOT_S + lookout.limit_s + max(task.fuzz_s for task in tasks),

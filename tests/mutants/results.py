@@ -18,7 +18,8 @@ Costs = dict[str, float | None]
 
 def key(row: Mutant, white: bool) -> str:
     """Return what a result is kept under: it changes with what the bug is."""
-    digest = hashlib.sha256(msgspec.json.encode((row.edit, row.npt))).hexdigest()[:12]
+    what = (row.edit, row.npt, row.params) if row.params else (row.edit, row.npt)
+    digest = hashlib.sha256(msgspec.json.encode(what)).hexdigest()[:12]
     return f"{row.name} {digest}{' white' * white}"
 
 

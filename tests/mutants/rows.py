@@ -29,9 +29,9 @@ class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A bug, and how to look for it.
 
     ``undoes`` is the commit of the fix that it undoes; ``npt`` is the parameter of kvm_amd that
-    chooses the MMU, ``cpus`` how many the machine has; ``first`` are patterns of the scenarios that
-    are the likeliest to notice; ``equivalent`` says why nobody can, if that is so; ``survives`` why
-    it was not noticed, where that is known.
+    chooses the MMU, ``params`` are others of modules, ``cpus`` is how many the machine has;
+    ``first`` are patterns of the scenarios that are the likeliest to notice; ``equivalent`` says
+    why nobody can, if that is so; ``survives`` why it was not noticed, where that is known.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Mutant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     edit: tuple[Change, ...]
     undoes: str = ""
     npt: int = 1
+    params: tuple[str, ...] = ()
     cpus: int = 1
     first: tuple[str, ...] = ()
     equivalent: str = ""

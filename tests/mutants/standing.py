@@ -28,7 +28,8 @@ def standing(lines: Sequence[str]) -> Mapping[str, Standing]:
 def named(row: Mutant) -> str:
     """Return the first column of a bug."""
     undoes = f" ({row.undoes} undone)" if row.undoes else ""
-    return f"{row.subject}{undoes}{', npt=0' if not row.npt else ''}"
+    where = "".join(f", {each}" for each in (*(["npt=0"] if not row.npt else ()), *row.params))
+    return f"{row.subject}{undoes}{where}"
 
 
 def _rows(lines: Sequence[str]) -> Iterator[tuple[str, Standing]]:

@@ -17,6 +17,8 @@ from vmm.catalogue._memfds import (
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     PAGE_SIZE_BYTES,
+    UNSHARE_RANGE,
+    ZERO_RANGE,
     AnyOperation,
     CloseGuestMemfd,
     HostWrite,
@@ -103,6 +105,13 @@ _ALLOCATES = (
     PunchGuestMemfd("g", 0, 0, punch=False),
 )
 
+_IN_OTHER_MODES = tuple(
+    PunchGuestMemfd("g", first * _PAGE, _PAGE, keep_size, punch, others)
+    for others in (ZERO_RANGE, UNSHARE_RANGE, 1 << 2, 1 << 3, 1 << 5, 1 << 30)
+    for first in (1, 8)
+    for keep_size, punch in ((True, False), (True, True), (False, False))
+)
+
 _SHARED_MEMORY = (
     _shared(
         "hole-refused",
@@ -112,6 +121,7 @@ _SHARED_MEMORY = (
         bound(_SEEN),
         *(write(gfn, 0x0107_0000 + gfn) for gfn in _FOUR),
         *_REFUSED,
+        *_IN_OTHER_MODES,
         *(read(gfn) for gfn in _FOUR),
         CloseGuestMemfd("g"),
         _hole(0),
@@ -288,6 +298,7 @@ _PRIVATE_MEMORY = (
         write(ONE.gfn, 0x0107_A011),
         write(ONE.gfn + 1, 0x0107_A012),
         *_REFUSED,
+        *_IN_OTHER_MODES,
         read(ONE.gfn),
         read(ONE.gfn + 1),
     ),

@@ -29,6 +29,8 @@ _OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
 _START = _SLOT.gfn * PAGE_SIZE_BYTES
 
 _LONG = Slot(1, 0x1000, at("long"), 1500, LOG_DIRTY_PAGES)
+_LARGE = Slot(1, 0x1_0000, at("large"), 0x1_0010, LOG_DIRTY_PAGES)
+_IN_LARGE = (0x1_000F, 0, 0xFFFF, 0x1_0000, 7, 0x1_0007)
 _WHOLE = 512
 """As many pages as fill whole pages of what KVM keeps of each."""
 _WIDE = Slot(1, 0x100, at("wide"), 200, LOG_DIRTY_PAGES)
@@ -89,6 +91,22 @@ def _on_huge_pages(enable: EnableCap) -> Scenario:
     )
 
 
+def _of_a_large_slot(enable: EnableCap) -> Scenario:
+    return ring_scenario(
+        "ring-of-more-than-256-mib",
+        "An entry says which page of 65,536 and more it is, and a reset finds it again.",
+        enable,
+        _LARGE.create(),
+        *(
+            op
+            for value in (1, 2)
+            for op in (*writes(_LARGE, *_IN_LARGE, value=value), HARVEST, RESET)
+        ),
+        source="kvm_dirty_ring_push",
+        mappings=(Mapping("large", _LARGE.pages),),
+    )
+
+
 def _named(enable: EnableCap) -> tuple[Scenario, ...]:
     """Return the scenarios about which pages a ring lists."""
     return (
@@ -119,6 +137,7 @@ def _named(enable: EnableCap) -> tuple[Scenario, ...]:
             RESET,
         ),
         _on_huge_pages(enable),
+        _of_a_large_slot(enable),
     )
 
 

@@ -70,7 +70,7 @@ class MemfdFiles:
         """Call fallocate(2). Raises `OSError` if the host denies any such call."""
         number = self._numbers.get(op.name, _NOT_OPEN)
         try:
-            mman.fallocate(number, op.offset, op.size, punch=op.punch, keep_size=op.keep_size)
+            mman.fallocate(number, op.mode, op.offset, op.size)
         except OSError as error:
             if mman.is_fallocate_filtered(error.errno or 0):
                 raise  # It never reached the file.

@@ -15,6 +15,8 @@ from vmm.scenario.operations import (
     MEMFD_INIT_SHARED,
     MEMFD_MMAP,
     PAGE_SIZE_BYTES,
+    UNSHARE_RANGE,
+    ZERO_RANGE,
     CloseGuestMemfd,
     CreateGuestMemfd,
     MapGuestMemfd,
@@ -89,7 +91,7 @@ GUEST_MEMFD_PUNCH_RANGE = source(
 )
 GUEST_MEMFD_PUNCH_MODE = source(
     "guest-memfd-punch-mode",
-    "fallocate without FALLOC_FL_KEEP_SIZE is EOPNOTSUPP, with FALLOC_FL_PUNCH_HOLE or without",
+    "fallocate knows FALLOC_FL_KEEP_SIZE, with FALLOC_FL_PUNCH_HOLE or without: else EOPNOTSUPP",
     "vfs_fallocate; kvm_gmem_fallocate",
 )
 GUEST_MEMFD_ALLOCATE = source(
@@ -170,6 +172,8 @@ class GuestMemfds:
             return _refused(errno.EBADF, HARNESS)
         if op.size == 0 or max(op.offset, op.size) > _LARGEST_FILE:
             return _refused(errno.EINVAL, GUEST_MEMFD_PUNCH_RANGE)
+        if op.others:
+            return self._other_mode(op)
         if op.punch and not op.keep_size:
             return _refused(errno.EOPNOTSUPP, GUEST_MEMFD_PUNCH_MODE)
         if op.offset + op.size > _LARGEST_FILE:
@@ -186,6 +190,18 @@ class GuestMemfds:
         pages = range(first, first + pages_of(op.size))
         lose = partial(self._contents.lose, file.mapping or file.name, pages)
         return _done(GUEST_MEMFD_PUNCH, lose)
+
+    def _other_mode(self, op: PunchGuestMemfd) -> tuple[Allowed, ...]:
+        """Return the outcomes of a mode that the file does not know.
+
+        Which modes exclude each other, and with which errno, has changed from kernel to kernel.
+        """
+        refused = _refused(errno.EOPNOTSUPP, GUEST_MEMFD_PUNCH_MODE)
+        if op.offset + op.size > _LARGEST_FILE:
+            refused += _refused(errno.EFBIG, GUEST_MEMFD_PUNCH_RANGE)
+        if op.punch or not op.keep_size or op.others not in (ZERO_RANGE, UNSHARE_RANGE):
+            refused += _refused(errno.EINVAL, GUEST_MEMFD_PUNCH_MODE)
+        return refused
 
     def refusal(self, op: SetUserMemoryRegion2) -> Decision | None:
         """Return why a slot cannot bind the file that it names; None if it can."""

@@ -109,7 +109,7 @@ def operation_of(request: str, argument: str, error: int) -> AnyOperation | None
 
 
 def punch_of(name: str, arguments: str) -> PunchGuestMemfd | None:
-    """Return fallocate(2) on a guest_memfd; None for a mode that no operation has.
+    """Return fallocate(2) on a guest_memfd; None for arguments that are no numbers.
 
     ``arguments`` are those after the descriptor.
     """
@@ -117,10 +117,9 @@ def punch_of(name: str, arguments: str) -> PunchGuestMemfd | None:
     begin, size, bits = number_of(offset), number_of(length), bits_in(mode, FALLOC_FLAGS)
     if begin is None or size is None or begin < 0 or size < 0:
         return None
-    if bits & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE):
-        return None
     keep_size, punch = bool(bits & FALLOC_KEEP_SIZE), bool(bits & FALLOC_PUNCH_HOLE)
-    return PunchGuestMemfd(name, begin, size, keep_size, punch)
+    others = bits & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE)
+    return PunchGuestMemfd(name, begin, size, keep_size, punch, others)
 
 
 def pre_fault_of(argument: str) -> PreFaultMemory | None:

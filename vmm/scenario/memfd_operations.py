@@ -6,7 +6,9 @@ from vmm.scenario.operation import Hex, Operation
 
 MEMFD_MMAP = 1 << 0
 MEMFD_INIT_SHARED = 1 << 1
-
+_KEEP_SIZE, _PUNCH_HOLE = 1 << 0, 1 << 1
+ZERO_RANGE, UNSHARE_RANGE = 1 << 4, 1 << 6
+"""Modes of fallocate(2) that the kernel hands on to the file, which knows neither."""
 
 ATTRIBUTE_PRIVATE = 1 << 3
 
@@ -54,7 +56,8 @@ class PunchGuestMemfd(Operation, frozen=True, tag="punch_guest_memfd", gc=False)
     """fallocate(2) with FALLOC_FL_PUNCH_HOLE: the host removes pages from a guest_memfd.
 
     ``offset`` and ``size`` are in bytes; ``keep_size`` adds FALLOC_FL_KEEP_SIZE. Without ``punch``,
-    FALLOC_FL_PUNCH_HOLE is left out: the host allocates the pages that are missing.
+    FALLOC_FL_PUNCH_HOLE is left out: the host allocates the pages that are missing. ``others`` are
+    other bits of the mode, none of which a guest_memfd knows.
 
     >>> from vmm import operations
     >>> operations.PunchGuestMemfd("g", offset=0x1000, size=0x1000).keep_size
@@ -66,6 +69,12 @@ class PunchGuestMemfd(Operation, frozen=True, tag="punch_guest_memfd", gc=False)
     size: Hex
     keep_size: bool = True
     punch: bool = True
+    others: Hex = 0
+
+    @property
+    def mode(self) -> int:
+        """The bits that fallocate(2) gets."""
+        return self.others | _KEEP_SIZE * self.keep_size | _PUNCH_HOLE * self.punch
 
 
 class SetMemoryAttributes(Operation, frozen=True, tag="set_memory_attributes", gc=False):

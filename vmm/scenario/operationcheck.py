@@ -53,6 +53,7 @@ _NO_SUCH_SPACE = ".as_id: guests look at as_id 1 where $.needs names smm"
 
 
 _SEGMENT_END = 0xFFFF
+_MODES_WITH_A_NAME = 3
 
 
 class OperationChecker:
@@ -165,7 +166,7 @@ class OperationChecker:
             case ops.MapGuestMemfd():
                 return self._memfds.known(op.name) or self._memfds.shown(op)
             case ops.PunchGuestMemfd():
-                return self._memfds.known(op.name) or unsigned_problem(op, "offset", "size")
+                return self._memfds.known(op.name) or _hole_problem(op)
 
     def _of_internal_slots(self, op: ops.InternalOperation) -> str:
         match op:
@@ -376,6 +377,12 @@ def _start_problem(op: ops.Start) -> str:
         if not 0 <= getattr(op, field) <= LAST_ADDRESS:
             return f".{field}: an address within 0 to {LAST_ADDRESS:#x} is needed"
     return ""
+
+
+def _hole_problem(op: ops.PunchGuestMemfd) -> str:
+    if not 0 <= op.others < 1 << 31 or op.others & _MODES_WITH_A_NAME:
+        return ".others: bits of an int other than FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE"
+    return unsigned_problem(op, "offset", "size")
 
 
 def _attributes(op: ops.SetMemoryAttributes) -> str:

@@ -54,6 +54,8 @@ from vmm.scenario.memfd_operations import (
     ATTRIBUTE_PRIVATE as ATTRIBUTE_PRIVATE,
     MEMFD_INIT_SHARED as MEMFD_INIT_SHARED,
     MEMFD_MMAP as MEMFD_MMAP,
+    UNSHARE_RANGE as UNSHARE_RANGE,
+    ZERO_RANGE as ZERO_RANGE,
     CloseGuestMemfd as CloseGuestMemfd,
     CreateGuestMemfd as CreateGuestMemfd,
     MapGuestMemfd as MapGuestMemfd,

@@ -25,6 +25,8 @@ from vmm.scenario.operations import (
     GUEST_MEMFD,
     MEMFD_INIT_SHARED,
     MEMFD_MMAP,
+    UNSHARE_RANGE,
+    ZERO_RANGE,
     AnyOperation,
     CloseGuestMemfd,
     CreateGuestMemfd,
@@ -94,6 +96,9 @@ class After:
         (PunchGuestMemfd("g", 0, 1, punch=False), Refused(errno.EINVAL)),
         (PunchGuestMemfd("g", LARGEST, PAGE, False, False), Refused(errno.EFBIG)),
         (PunchGuestMemfd("g", 8 * PAGE, PAGE, False, False), Refused(errno.EOPNOTSUPP)),
+        (PunchGuestMemfd("g", 0, PAGE, True, False, ZERO_RANGE), Refused(errno.EOPNOTSUPP)),
+        (PunchGuestMemfd("g", 1, PAGE, True, False, UNSHARE_RANGE), Refused(errno.EOPNOTSUPP)),
+        (PunchGuestMemfd("g", 0, 0, True, False, ZERO_RANGE), Refused(errno.EINVAL)),
     ],
 )
 def test_hole_is_refused_as_the_kernel_looks_at_it(
@@ -101,6 +106,13 @@ def test_hole_is_refused_as_the_kernel_looks_at_it(
 ) -> None:
     assert After((MADE,)).allows(hole) == [outcome]
     assert After((MADE, CloseGuestMemfd("g"))).allows(hole) == [Refused(errno.EBADF)]
+
+
+def test_modes_that_exclude_each_other_are_refused_with_one_errno_or_another() -> None:
+    both = PunchGuestMemfd("g", 0, PAGE, others=ZERO_RANGE)
+    assert set(After((MADE,)).allows(both)) == {Refused(errno.EOPNOTSUPP), Refused(errno.EINVAL)}
+    too_far = PunchGuestMemfd("g", LARGEST, PAGE, True, False, ZERO_RANGE)
+    assert set(After((MADE,)).allows(too_far)) == {Refused(errno.EOPNOTSUPP), Refused(errno.EFBIG)}
 
 
 @pytest.mark.parametrize(
@@ -144,6 +156,8 @@ def test_hole_is_put_into_words() -> None:
         (PunchGuestMemfd("never", 0, PAGE), ".name: no operation creates 'never'"),
         (PunchGuestMemfd("g", -PAGE, PAGE), ".offset: an unsigned 64-bit number"),
         (PunchGuestMemfd("g", 0, 1 << 64), ".size: an unsigned 64-bit number"),
+        (PunchGuestMemfd("g", 0, PAGE, others=2), ".others: bits of an int other than"),
+        (PunchGuestMemfd("g", 0, PAGE, others=1 << 31), ".others: bits of an int other than"),
     ],
 )
 def test_unsafe_hole_is_refused(hole: PunchGuestMemfd, complaint: str) -> None:

@@ -29,6 +29,8 @@ from vmm.scenario.operations import (
     MEMFD_MMAP,
     PAGE_SIZE_BYTES,
     READONLY,
+    UNSHARE_RANGE,
+    ZERO_RANGE,
     AnyOperation,
     CapName,
     ChangeHostMemory,
@@ -89,6 +91,7 @@ _BAD_RING_SIZES = (0, 2048, 4097, 12288, 1 << 31)
 _RING_CAPS: tuple[CapName, ...] = ("DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL")
 _MANUAL_OPTIONS = (0, 1, 1, 2, 3, 4, 5, 7, 1 << 32 | 1, 1 << 63)
 _FILE_PAGES = (1, 2, 4, 8)
+_OTHER_MODES = (1 << 2, 1 << 3, ZERO_RANGE, 1 << 5, UNSHARE_RANGE, 1 << 30)
 _BAD_FILE_SIZES = (0, 0x200, PAGE_SIZE_BYTES + 1, 1 << 63)
 _SHARED = "shared"
 """The guest_memfd that the mapping ``SHOWN`` maps."""
@@ -445,7 +448,9 @@ class Extras:
         offset, size = first * PAGE_SIZE_BYTES, dice.pick((1, 1, 2, 4)) * PAGE_SIZE_BYTES
         if dice.chance(0.1):
             offset, size = dice.pick(((offset + 1, size), (offset, 0), (1 << 63, size)))
-        return PunchGuestMemfd(name, offset, size, not dice.chance(0.05), not dice.chance(0.1))
+        others = dice.pick(_OTHER_MODES) if dice.chance(0.05) else 0
+        keep_size, punch = not dice.chance(0.05), not dice.chance(0.1)
+        return PunchGuestMemfd(name, offset, size, keep_size, punch, others)
 
     def _convert(self) -> SetMemoryAttributes:
         """Return a change of private attributes, which VMs without private memory refuse."""

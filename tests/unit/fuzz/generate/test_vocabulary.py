@@ -63,6 +63,7 @@ LEFT_OUT: Names[str, str] = {
     f"{_HOST}PunchGuestMemfd.name": "the other guest_memfd is closed meanwhile",
     f"{_HOST}PunchGuestMemfd.keep_size": _OWN_MISTAKE,
     f"{_HOST}PunchGuestMemfd.punch": _OWN_MISTAKE,
+    f"{_HOST}PunchGuestMemfd.others": _OWN_MISTAKE,
     f"{_HOST}CloseGuestMemfd.name": "the other guest_memfd is used meanwhile",
     f"{_HOST}SetMemoryAttributes.flags": _OWN_MISTAKE,
     f"{_GUEST}Touch.width=1": _REFUSED,
