@@ -5,8 +5,9 @@ They run on this host, unless the click context's ``obj`` is another `Source`.
 
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,7 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
 )
 @click.option("--transcript", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
 @click.option("--claims", type=click.Path(path_type=Path, file_okay=False), hidden=True)
+@click.option("--done", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
 @white_box_option
 @debug_info_option
 @patience_option
@@ -106,6 +108,7 @@ def check(
     histories: Path | None,
     transcript: Path | None,
     claims: Path | None,
+    done: Path | None,
     white_box: bool | None,
     debug_info: Path | None,
     patience: float,
@@ -133,7 +136,7 @@ def check(
         return
     if transcript is not None:
         with looking(white_box, debug_info):
-            _transcribed(transcript, claims, selection, patience, jobs)
+            _transcribed(transcript, (claims, done), selection, patience, jobs)
         return
     source: Source = ctx.obj or _run_on_this_host
     chosen = requested.everything(histories)
@@ -210,25 +213,34 @@ def begun(scenarios: tuple[Scenario, ...], host: Host, wanted: RunOptions) -> Ru
 
 
 def _transcribed(
-    path: Path, claims: Path | None, selection: Selection, patience: float, jobs: int | None
+    path: Path,
+    shared: tuple[Path | None, Path | None],
+    selection: Selection,
+    patience: float,
+    jobs: int | None,
 ) -> None:
     """Run scenarios and write a transcript, for another process to judge.
 
-    With a folder of ``claims`` other machines share the scenarios: see `vmm.cli.running.claims`.
+    If it goes to standard output, it is compressed. Other machines may have a share of the
+    scenarios: a folder of claims, and a file that names those that are done, say of which: see
+    `vmm.cli.running.claims`.
     """
     from vmm.cli.lab.live import live
     from vmm.cli.running.carrying import Orders, carry_out
     from vmm.cli.running.claims import claiming
-    from vmm.cli.running.transcript import Transcript
+    from vmm.cli.running.transcript import Packed, Transcript
 
     host = look_at_host(patience)
     scenarios = selected(host.features, selection)
-    with usable(path), NamedFile(path, "wb") as file, live() as lab:
+    with ExitStack() as stack:
+        stack.enter_context(usable(path))
+        is_line = str(path) == "-"
+        file = Packed(sys.stdout.buffer) if is_line else stack.enter_context(NamedFile(path, "wb"))
+        lab = stack.enter_context(live())
         transcript = Transcript(file, host, scenarios, lab)
         if host.probe_failure is None and not host.why_not:
             orders = Orders(scenarios, host, lab.begin, None, patience, jobs)
-            if claims is not None:
-                orders = replace(orders, claim=claiming(claims))
+            orders = replace(orders, claim=claiming(*shared))
             transcript.close(carry_out(orders, transcript))
 
 

@@ -26,7 +26,8 @@ class Reports:
     """What a log says so far. ``complaint`` is the kernel's first since it booted, with its place.
 
     ``has_begun`` says that the complaint came after the command had begun. Of the command's
-    ``scenarios``, ``begun`` have begun or were skipped; ``under_way`` is the one that began last.
+    ``scenarios``, ``begun`` have begun or were skipped; ``started`` names those that have begun,
+    and ``under_way`` is the last of them.
     """
 
     has_booted: bool = False
@@ -41,6 +42,7 @@ class Reports:
     scenarios: int = 0
     begun: int = 0
     under_way: str = ""
+    started: list[str] = field(default_factory=list)
     parameters: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     last_line: str = ""
@@ -106,6 +108,7 @@ class LogReader:
                 self.reports.scenarios = int(rest)
             case "begin":
                 self.reports.under_way = rest
+                self.reports.started.append(rest)
                 self.reports.begun += 1
             case "skip":
                 self.reports.begun += 1

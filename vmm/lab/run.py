@@ -33,12 +33,16 @@ from vmm.verdict.statuses import ALL, DIFFERS, INCONCLUSIVE, USAGE
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """The exit status, and ``why`` if it is not the command's own."""
+    """The exit status, and ``why`` if it is not the command's own.
+
+    The machine is ``lost`` if its command had begun, and another machine may go on with it.
+    """
 
     status: int
     why: str = ""
     notes: tuple[str, ...] = ()
     reports: Reports = field(default_factory=Reports)
+    lost: bool = False
 
 
 def _nobody(reports: Reports) -> None:
@@ -235,7 +239,7 @@ def judged(machine: Machine, reports: Reports, late: Late, said: list[str]) -> E
     if wrong:
         return Ending(USAGE, wrong)
     if reports.complaint and reports.has_begun:
-        return Ending(DIFFERS, f"the kernel complained: {reports.complaint}", notes)
+        return Ending(DIFFERS, f"the kernel complained: {reports.complaint}", notes, lost=True)
     if reports.complaint:
         return Ending(INCONCLUSIVE, f"the kernel did not get far: {reports.complaint}", notes)
     if reports.fatal:
@@ -244,7 +248,7 @@ def judged(machine: Machine, reports: Reports, late: Late, said: list[str]) -> E
     where = f" in {reports.under_way}" if reports.under_way else ""
     if late is Late.DEAD:
         why = f"the machine hangs{where}: no sign of life for {machine.life_s:g} s; {last}"
-        return Ending(INCONCLUSIVE, why, notes)
+        return Ending(INCONCLUSIVE, why, notes, lost=reports.is_ready)
     if late is Late.TIME:
         stage = f"the command was still running{where}" if reports.is_ready else "it had not booted"
         if reports.status is not None:
@@ -254,9 +258,8 @@ def judged(machine: Machine, reports: Reports, late: Late, said: list[str]) -> E
         why = said[-1] if said and not reports.last_line else last
         return Ending(INCONCLUSIVE, f"the machine stopped before the command began; {why}", notes)
     if reports.status is None:
-        return Ending(
-            INCONCLUSIVE, f"the machine stopped{where} without the command's status; {last}", notes
-        )
+        why = f"the machine stopped{where} without the command's status; {last}"
+        return Ending(INCONCLUSIVE, why, notes, lost=True)
     if not reports.is_over:
         return Ending(INCONCLUSIVE, f"the machine stopped before all had ended; {last}", notes)
     if reports.status not in ALL:

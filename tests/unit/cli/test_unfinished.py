@@ -248,7 +248,7 @@ def test_what_the_disk_does_not_take_is_removed(file: Path) -> None:
 INPUTS = ("debug_info", "against", "minimise", "modules", "corpus")
 """Options that name what is read."""
 
-NO_RESULTS = ("transcript", "claims", "out", "journal", "failed_histories")
+NO_RESULTS = ("transcript", "claims", "done", "out", "journal", "failed_histories")
 """A channel to another process, and folders in which files gather."""
 
 

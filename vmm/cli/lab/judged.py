@@ -1,6 +1,6 @@
 """Judges what the lab's machines write, while scenarios run in them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from vmm.cli.running.history_files import history_files
 from vmm.cli.running.host import Host, nothing
 from vmm.cli.running.judging import Judge
 from vmm.cli.running.transcript import BrokenError, LastPart, News, Opening, Reader, Skipped
+from vmm.host.health import Problem
 from vmm.host.hostinfo import host_in_brief
 from vmm.host.naming import NamedFile
 from vmm.lab.log import Reports
@@ -34,11 +35,15 @@ class EnoughError(Exception):
 
 @dataclass(slots=True)
 class Part:
-    """One machine: the ``file`` that it writes, and what is known of it."""
+    """One machine: the ``file`` that it writes, and what is known of it.
+
+    ``is_followed`` says that another machine goes on where this one was lost.
+    """
 
     file: Path
     reports: Reports = field(default_factory=Reports)
     carried: Carried | None = None
+    is_followed: bool = False
     reader: Reader = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,14 +55,13 @@ class Judged:
 
     def __init__(
         self,
-        parts: Sequence[Part],
         selection: Selection,
         wanted: RunOptions,
         logs: Path,
         stack: ExitStack,
     ) -> None:
         """Files that are opened are closed with the ``stack``."""
-        self.parts = parts
+        self.parts: list[Part] = []
         self._selection = selection
         self._wanted = wanted
         self._stack = stack
@@ -128,6 +132,48 @@ class Judged:
         )
         return _Check(host, scenarios, judge, at_once, set(range(len(scenarios))))
 
+    @property
+    def left(self) -> frozenset[int]:
+        """The indices of the scenarios of which nothing is known yet."""
+        return frozenset() if self._check is None else frozenset(self._check.left)
+
+    @property
+    def done(self) -> frozenset[int]:
+        """The indices of the others."""
+        every = () if self._check is None else self._check.scenarios
+        return frozenset(range(len(every))) - self.left
+
+    def names_of(self, indices: Collection[int]) -> str:
+        """Return the names of scenarios."""
+        scenarios = () if self._check is None else self._check.scenarios
+        return ", ".join(scenarios[index].name for index in sorted(indices))
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether what machines write cannot be read, or there is nothing to run."""
+        return bool(self._broken) or self._check is None or self._check.at_once is not None
+
+    def note_end(self, part: Part, ending: Ending) -> frozenset[int]:
+        """Take what a machine has left, and return those scenarios that were under way in it.
+
+        If it is one alone, it ends as its machine has ended, and none is returned. Raises
+        EnoughError.
+        """
+        self.go_on()
+        if self._check is None or part.carried is not None:
+            return frozenset()
+        names = set(ending.reports.started)
+        under_way = frozenset(
+            index
+            for index, header in enumerate(part.reader.headers)
+            if header.scenario.name in names and index in self._check.left
+        )
+        if len(under_way) > 1:
+            return under_way
+        for index in under_way:
+            self._end(part, index, ending)
+        return frozenset()
+
     def whole(self, endings: Sequence[Ending], release: str) -> Run:
         """Return the run of machines that have ended.
 
@@ -135,7 +181,9 @@ class Judged:
         """
         with suppress(EnoughError):
             self.go_on()
-        whys = (self._early.why, self._broken, *(ending.why for ending in endings))
+        every = list(zip(self.parts, endings, strict=True))
+        ends = [ending.why for part, ending in every if not part.is_followed]
+        whys = (self._early.why, self._broken, *ends)
         why = next(filter(None, whys), "")
         if self._check is None:
             if not why and endings[0].status != PASSED:
@@ -145,23 +193,32 @@ class Judged:
             return nothing(host, early=why or "the machine's check has left nothing")
         if self._check.at_once is not None:
             return self._check.at_once
-        for part, ending in zip(self.parts, endings, strict=True):
-            if part.carried is None:
+        for part, ending in every:
+            if part.carried is None and not part.is_followed:
                 early = why or f"the machine's check ended with status {ending.status}"
                 part.carried = Carried((), (), 0.0, early)
                 self._end_under_way(part, ending)
         self._check.judge.end()
-        every = [part.carried for part in self.parts if part.carried is not None]
-        return self._check.judge.run(self._check.host, _together(every, why))
+        carried = [part.carried for part in self.parts if part.carried is not None]
+        return self._check.judge.run(self._check.host, _together(carried, why))
 
     def _end_under_way(self, part: Part, ending: Ending) -> None:
         """If the scenario under way left no history, end it as its machine ended."""
         if not ending.why or self._check is None:
             return
-        reason = INTERRUPTED if ending.why.startswith(INTERRUPTED) else f"{HUNG}{ending.why}"
         for index, header in enumerate(part.reader.headers):
             if header.scenario.name == ending.reports.under_way and index in self._check.left:
-                self._check.judge.take(Finished(index, ended_at_once(header, reason), 0.0))
+                self._end(part, index, ending)
+
+    def _end(self, part: Part, index: int, ending: Ending) -> None:
+        """End a scenario as its machine ended: with the kernel's complaint, if it panicked."""
+        assert self._check is not None
+        reports = ending.reports
+        reason = INTERRUPTED if ending.why.startswith(INTERRUPTED) else f"{HUNG}{ending.why}"
+        problems = (Problem(reports.complaint),) if reports.has_panicked else ()
+        record = ended_at_once(part.reader.headers[index], reason)
+        self._check.note(index)
+        self._check.judge.take(Finished(index, record, 0.0, problems))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +246,7 @@ def _together(every: Sequence[Carried], why: str) -> Carried:
     return Carried(
         next((each.cpus for each in every if each.cpus), ()),
         tuple(dict.fromkeys(text for each in every for text in each.weaknesses)),
-        max(each.seconds for each in every),
+        max((each.seconds for each in every), default=0.0),
         next((each.early for each in every if each.early), why),
         "".join(each.error for each in every),
     )

@@ -1,7 +1,8 @@
 """A check whose scenarios run in the lab's machines and are judged on the host.
 
-Judging is slow on an emulated processor, and a machine that dies takes no verdict with it. Several
-machines share the scenarios if the host has CPUs and memory for them.
+Judging is slow on an emulated processor, and a machine that dies takes no verdict with it: another
+one goes on with the rest. Several machines share the scenarios if the host has CPUs and memory for
+them.
 """
 
 import math
@@ -15,13 +16,14 @@ import click
 
 from vmm.cli.check import RunOptions, check
 from vmm.cli.lab.judged import EnoughError, Judged, Part
-from vmm.cli.lab.machines import worst
+from vmm.cli.lab.machines import say, worst
 from vmm.cli.lab.progress import Progress, interrupted, together
 from vmm.cli.options.selection import curated, select
 from vmm.cli.output.errors import usable
 from vmm.cli.output.writing import temporary_folder
+from vmm.cli.running.claims import done_text
+from vmm.cli.running.transcript import Unpacked
 from vmm.lab.log import Reports
-from vmm.lab.machine import Backend
 from vmm.lab.run import Ending
 from vmm.scenario.selection import Selection
 from vmm.verdict.result import Run
@@ -29,36 +31,54 @@ from vmm.verdict.statuses import INCONCLUSIVE, PASSED
 
 _OURS = ".vmm-lab-"
 _CLAIMS = "claims"
+_DONE = "done"
 _INSIDE = {"--list", "--dask", "--help", "--journal", "--transcript"}
 """Options with which a check is not judged outside."""
 
 _LEAST = 40
 """Scenarios that are worth a machine of their own."""
 
-Command = tuple[tuple[str, ...], Callable[[Reports], None]]
-"""A command for a machine, and a function that gets the reports of its log."""
+MORE_BOOTS = 6
+"""How often another machine goes on where one was lost; a kernel may hang again and again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command for a machine, and a function that gets the reports of its log.
+
+    ``number`` is the machine's; ``out`` gets what it prints, which is passed on if it is None.
+    """
+
+    words: tuple[str, ...]
+    told: Callable[[Reports], None]
+    number: int = 0
+    out: Callable[[bytes], None] | None = None
+
 
 Boot = Callable[[Sequence[Command]], list[Ending]]
 """Runs commands side by side, each in a machine of its own."""
 
 
-def is_judged_outside(words: Sequence[str], backend: Backend) -> bool:
-    """Whether a command is a check that can be; an emulator without shared folders cannot."""
+def is_judged_outside(words: Sequence[str]) -> bool:
+    """Whether a command is a check that can be."""
     options = {word.partition("=")[0] for word in words}
-    return words[0] == "check" and backend is not Backend.VMX and not _INSIDE & options
+    return words[0] == "check" and not _INSIDE & options
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
     """Where a check is judged: ``release`` is the kernel's, ``logs`` the folder of the run.
 
-    At most ``machines`` share its scenarios.
+    At most ``machines`` share its scenarios, in a folder if they ``share_files`` with this host.
+    Where one is lost, another one goes on, ``more_boots`` times at most.
     """
 
     release: str
     logs: Path
     progress: Progress
     machines: int
+    share_files: bool = True
+    more_boots: int = MORE_BOOTS
 
 
 def check_outside(words: Sequence[str], boot: Boot, place: Site) -> tuple[int, Ending]:
@@ -86,6 +106,7 @@ class _Outside:
         self._boot = boot
         self._place = place
         self.ending = Ending(INCONCLUSIVE)
+        self._more_boots = place.more_boots
 
     def run(self, selection: Selection, wanted: RunOptions) -> Run:
         """Boot machines, judge what runs in them, and return the run.
@@ -94,48 +115,109 @@ class _Outside:
         """
         with ExitStack() as stack:
             folder = _our_folder(stack)
-            parts = [Part(folder / str(number)) for number in range(self._number(selection))]
-            judged = Judged(parts, selection, wanted, self._place.logs, stack)
-            commands = [
-                (self._command(part, folder / _CLAIMS), partial(self._on_reports, judged, part))
-                for part in parts
-            ]
-            try:
-                endings = self._boot(commands)
-            except KeyboardInterrupt:
-                endings = [interrupted(part.reports) for part in parts]
-            except EnoughError:
-                endings = [Ending(PASSED, reports=part.reports) for part in parts]
+            judged = Judged(selection, wanted, self._place.logs, stack)
+            shares = self._shares(len(select(curated(), selection)))
+            endings: list[Ending] = []
+            while shares:
+                new = self._booted(shares, judged, folder)
+                endings += new
+                shares = self._rest(judged, shares, new)
             self._place.progress.clear()
             self.ending = _whole(endings)
             return judged.whole(endings, self._place.release)
 
-    def _number(self, selection: Selection) -> int:
-        """Return how many machines share the scenarios."""
-        scenarios = len(select(curated(), selection))
-        return min(self._place.machines, math.ceil(scenarios / _LEAST))
+    def _booted(self, shares: "Sequence[_Share]", judged: Judged, folder: Path) -> list[Ending]:
+        """Boot a machine for each share, and return how they ended."""
+        first = len(judged.parts)
+        commands = []
+        with usable(folder):
+            claims = folder / f"{_CLAIMS}-{first}"
+            claims.mkdir()
+            for number, share in enumerate(shares, first):
+                done = folder / f"{_DONE}-{number}"
+                done.write_text(done_text(share.done))
+                part = Part(folder / str(number))
+                judged.parts.append(part)
+                words = (*share.options, "--done", str(done), *self._words)
+                out = None
+                if self._place.share_files:
+                    words = ("--transcript", str(part.file), "--claims", str(claims), *words)
+                else:
+                    words, out = ("--transcript", "-", *words), Unpacked(part.file)
+                told = partial(self._on_reports, judged, part, first)
+                commands.append(Command(("check", *words), told, number, out))
+        try:
+            return self._boot(commands)
+        except KeyboardInterrupt:
+            return [interrupted(part.reports) for part in judged.parts[first:]]
+        except EnoughError:
+            return [Ending(PASSED, reports=part.reports) for part in judged.parts[first:]]
 
-    def _command(self, part: Part, claims: Path) -> tuple[str, ...]:
-        ours = ("--transcript", str(part.file), "--claims", str(claims))
-        return ("check", *ours, *self._words)
+    def _shares(self, scenarios: int) -> "list[_Share]":
+        """Return what each machine runs at first: what it claims, or its own share."""
+        number = min(self._place.machines, math.ceil(scenarios / _LEAST))
+        if self._place.share_files:
+            return [_Share()] * number
+        every = range(scenarios)
+        return [_Share(frozenset(every) - set(every[first::number])) for first in range(number)]
 
-    def _on_reports(self, judged: Judged, part: Part, reports: Reports) -> None:
+    def _rest(
+        self, judged: Judged, shares: "Sequence[_Share]", endings: Sequence[Ending]
+    ) -> "list[_Share]":
+        """Return what another machine is to run where some were lost: one share or none.
+
+        Where several scenarios were under way in one of them, only these run, one at a time, which
+        tells which of them it was; the others follow.
+        """
+        parts = judged.parts[-len(endings) :]
+        suspects: set[int] = set()
+        try:
+            for part, ending in zip(parts, endings, strict=True):
+                suspects |= judged.note_end(part, ending)
+        except EnoughError:
+            return []
+        lost = [p for p, end in zip(parts, endings, strict=True) if p.carried is None and end.lost]
+        is_next = bool(lost) or (shares[0].is_of_suspects and parts[0].carried is not None)
+        if not (is_next and judged.left and self._more_boots) or judged.is_broken:
+            return []
+        self._more_boots -= 1
+        for part in lost:
+            part.is_followed = True
+        self._place.progress.clear()
+        for ending in endings:
+            if ending.lost:
+                say(ending.why)
+        if suspects and not shares[0].is_of_suspects:
+            names = judged.names_of(suspects)
+            say(f"another machine runs what was under way, one at a time: {names}")
+            return [_Share(judged.done | judged.left - suspects, is_of_suspects=True)]
+        say(f"another machine goes on, scenarios left: {len(judged.left)}")
+        return [_Share(judged.done)]
+
+    def _on_reports(self, judged: Judged, part: Part, first: int, reports: Reports) -> None:
         progress = self._place.progress
         part.reports = reports
         progress.clear()
         judged.go_on()
-        progress.tell(together([each.reports for each in judged.parts]))
+        progress.tell(together([each.reports for each in judged.parts[first:]]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What a machine runs: all but what is ``done``, and what others claim before it."""
+
+    done: frozenset[int] = frozenset()
+    is_of_suspects: bool = False
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of `vmm check` for it."""
+        return ("--jobs", "1") if self.is_of_suspects else ()
 
 
 def _our_folder(stack: ExitStack) -> Path:
-    """Make a folder, removed with the ``stack``, that machines may write to.
-
-    Raises HostFailed.
-    """
-    folder = Path(stack.enter_context(temporary_folder(_OURS, Path.cwd().resolve())))
-    with usable(folder):
-        (folder / _CLAIMS).mkdir()
-    return folder
+    """Make a folder, removed with the ``stack``, that machines may write to."""
+    return Path(stack.enter_context(temporary_folder(_OURS, Path.cwd().resolve())))
 
 
 def _whole(endings: Sequence[Ending]) -> Ending:

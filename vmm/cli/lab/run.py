@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -135,12 +135,16 @@ def run(
         folder, progress = new_run_folder(), Progress()
         what = " ".join((chosen.value, *parameters))
         say(f"Linux {machine.kernel.release}, {what}: {SAYS[chosen]}")
-        is_outside = is_judged_outside(words, chosen)
+        is_outside = is_judged_outside(words)
         # Each step of a bisection has another kernel.
         boot = _Machines(machine, folder, progress, fresh or bisect, is_outside).boot
         if is_outside:
             number = at_once or usual_number(smp, memory)
-            place = Site(machine.kernel.release, folder, progress, number)
+            place = Site(
+                machine.kernel.release, folder, progress, number, chosen is not Backend.VMX
+            )
+            if bisect:
+                place = replace(place, more_boots=0)
             status, ending = check_outside(words, boot, place)
         else:
             status, ending = _watched(words, boot, progress)
@@ -167,20 +171,29 @@ class _Machines:
     progress: Progress
     is_fresh: bool
     share: bool
+    start: float = field(default_factory=time.monotonic)
 
     def boot(self, commands: Sequence[Command]) -> list[Ending]:
-        """Run commands side by side, each in a machine of its own. Raises LabError."""
+        """Run commands side by side, each in a machine of its own. Raises LabError.
+
+        What they do is to end within the time limit of the first of them.
+        """
         out, err = (partial(_write, descriptor, self.progress) for descriptor in (1, 2))
         description = description_of(self.machine.kernel)
-        jobs = [job_of(words, self.machine.backend, description) for words, _ in commands]
+        jobs = [job_of(each.words, self.machine.backend, description) for each in commands]
         if self.is_fresh:
             jobs = [replace(job, preloaded=()) for job in jobs]
-        ready, machines = prepared(self.machine, jobs[0]), []
+        machine, spent_s = self.machine, time.monotonic() - self.start
+        if commands[0].number:
+            machine = replace(machine, limit_s=round(max(1, machine.limit_s - spent_s)))
+        ready, machines = prepared(machine, jobs[0]), []
         printed = SharedLines(err)
-        for number, (job, (_, told)) in enumerate(zip(jobs, commands, strict=True)):
+        for job, each in zip(jobs, commands, strict=True):
+            number = each.number
             logs = self.folder / f"machine-{number + 1}" if number else self.folder
             logs.mkdir(exist_ok=True)
-            listener = Listener(out, printed.of_one() if self.share else err, told)
+            said = printed.of_one() if self.share else err
+            listener = Listener(each.out or out, said, each.told)
             machines.append(running(ready, job, logs, listener, keeps=not number))
         try:
             return side_by_side(machines, self.progress.wait)
@@ -198,7 +211,7 @@ def _watched(words: tuple[str, ...], boot: Boot, progress: Progress) -> tuple[in
         progress.tell(reports)
 
     try:
-        (ending,) = boot([(words, heard)])
+        (ending,) = boot([Command(words, heard)])
     except KeyboardInterrupt:
         ending = interrupted(last)
     return ending.status, ending

@@ -3,9 +3,10 @@
 Each part is a line of JSON; a line ``ran`` is followed by the bytes of that scenario's history.
 """
 
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Protocol
 
 import msgspec
 
@@ -65,12 +66,48 @@ _Part = Opening | Skipped | _Ran | LastPart
 _DECODER: msgspec.json.Decoder[_Part] = msgspec.json.Decoder(_Part)
 
 
+class Written(Protocol):
+    """What a transcript is written to."""
+
+    def write(self, data: memoryview, /) -> int:
+        """Write some of the data at once; return how much."""
+
+
+class Packed:
+    """Writes to a serial line, which is slow: compressed, but each part at once."""
+
+    def __init__(self, line: IO[bytes]) -> None:
+        self._line = line
+        self._packer = zlib.compressobj(1)
+
+    def write(self, data: memoryview, /) -> int:
+        """Write all of the data. Raises OSError."""
+        self._line.write(self._packer.compress(data) + self._packer.flush(zlib.Z_SYNC_FLUSH))
+        self._line.flush()
+        return len(data)
+
+
+class Unpacked:
+    """A sink for the other end of such a line: the transcript grows in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._unpacker = zlib.decompressobj()
+
+    def __call__(self, data: bytes) -> None:
+        """Take what has come; what is no compressed data stands in the file as it is."""
+        try:
+            text = self._unpacker.decompress(data)
+        except zlib.error:
+            text = data
+        with self._path.open("ab") as file:
+            file.write(text)
+
+
 class Transcript:
     """A taker that writes what it gets to an unbuffered file. Methods raise OSError."""
 
-    def __init__(
-        self, file: IO[bytes], host: Host, scenarios: Sequence[Scenario], lab: Live
-    ) -> None:
+    def __init__(self, file: Written, host: Host, scenarios: Sequence[Scenario], lab: Live) -> None:
         self._file = file
         self._lab = lab
         self._scenarios = scenarios

@@ -1,12 +1,14 @@
 """A check whose machine ends, or is lost: what ran is judged here. QEMU is played."""
 
 import errno
+import io
 import json
 import os
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,14 +20,17 @@ from tests.unit.cli.lab.test_lab import kernel
 from vmm.catalogue import catalogue
 from vmm.cli.input.files import histories_from
 from vmm.cli.lab.live import Live
+from vmm.cli.lab.outside import Command, Site, check_outside
+from vmm.cli.lab.progress import Progress
 from vmm.cli.main import main
 from vmm.cli.running.carrying import Carried, Finished
 from vmm.cli.running.host import Host
-from vmm.cli.running.transcript import Transcript
+from vmm.cli.running.transcript import Packed, Transcript
 from vmm.execution.runner import Record
 from vmm.host.hostinfo import host_in_brief
 from vmm.lab import machine
 from vmm.lab.machine import QEMU
+from vmm.lab.run import Ending
 from vmm.scenario.codec import history_lines
 from vmm.scenario.features import Features
 from vmm.scenario.history import Header, Refused
@@ -274,3 +279,125 @@ def test_a_check_that_cannot_begin_has_its_own_status(tmp_path: Path) -> None:
     result = lab(tmp_path, program, "--json", "r.json", "move-*")
     assert result.exit_code == 2, result.output
     assert not list(Path().iterdir())
+
+
+GOES_ON = """
+report("booted")
+report("ready")
+report("scenarios 3")
+file = asked[asked.index("--transcript") + 1]
+number = int(os.path.basename(file))
+done = open(asked[asked.index("--done") + 1]).read()
+is_alone = "--jobs" in asked
+begins, transcript, last = STEPS[number]
+assert (done, is_alone) == (DONE[number], number in ALONE), (done, is_alone)
+for name in begins:
+    report(f"begin {name}")
+open(file, "wb").write(open(transcript, "rb").read())
+if last:
+    say(last)
+    sys.exit()
+over(0)
+"""
+PANIC = "Kernel panic - not syncing: x"
+
+
+def goes_on(
+    tmp_path: Path, steps: Sequence[tuple[Sequence[str], str]], done: Sequence[str], *alone: int
+) -> str:
+    """Return the program of machines, one after the other: what begins and passes, and its end.
+
+    What passes is what begins, but for the last, which is under way when a machine is lost.
+    """
+    parts = []
+    for number, (begins, last) in enumerate(steps):
+        passed = [name.removesuffix("?") for name in begins if not name.endswith("?")]
+        closing = None if last else Carried((0,), (), 1.0)
+        left = transcript(tmp_path, closing, ran=passed)
+        kept = left.rename(tmp_path / f"part-{number}")
+        parts.append(([name.removesuffix("?") for name in begins], str(kept), last))
+    return f"STEPS, DONE, ALONE = {parts!r}, {list(done)!r}, {alone!r}\n{GOES_ON}"
+
+
+def test_another_machine_goes_on_where_one_was_lost(tmp_path: Path) -> None:
+    up, down, between = NAMES
+    steps = [((up, f"{down}?"), PANIC), ((between,), "")]
+    program = goes_on(tmp_path, steps, ["", "0 1"])
+    result = lab(tmp_path, program, "--json", "r.json", *NAMES)
+    assert result.exit_code == 1, result.output
+    assert "another machine goes on, scenarios left: 1\n" in result.output
+    told = json.loads(Path("r.json").read_text())
+    found = {each["name"]: (each["status"], each["failed"]) for each in told["scenarios"]}
+    assert found == {
+        up: ("passed", False),
+        down: ("inconclusive", True),
+        between: ("passed", False),
+    }
+    assert PANIC in str(told["scenarios"][1]["kernel_complaints"])
+    assert not told["early"]
+
+
+def test_what_was_under_way_together_runs_one_at_a_time_then(tmp_path: Path) -> None:
+    up, down, between = NAMES
+    steps = [((f"{up}?", f"{down}?"), PANIC), ((up, f"{down}?"), PANIC), ((between,), "")]
+    program = goes_on(tmp_path, steps, ["", "2", "0 1"], 1)
+    result = lab(tmp_path, program, "--json", "r.json", *NAMES)
+    assert result.exit_code == 1, result.output
+    assert f"runs what was under way, one at a time: {up}, {down}\n" in result.output
+    told = json.loads(Path("r.json").read_text())
+    assert [each["status"] for each in told["scenarios"]] == ["passed", "inconclusive", "passed"]
+    assert not told["early"]
+
+
+def test_a_loss_that_does_not_come_again_is_a_difference_all_the_same(tmp_path: Path) -> None:
+    up, down, between = NAMES
+    steps = [((f"{up}?", f"{down}?"), PANIC), ((up, down), ""), ((between,), "")]
+    program = goes_on(tmp_path, steps, ["", "2", "0 1"], 1)
+    result = lab(tmp_path, program, "--json", "r.json", *NAMES)
+    assert result.exit_code == 1, result.output
+    told = json.loads(Path("r.json").read_text())
+    assert [each["status"] for each in told["scenarios"]] == ["passed", "passed", "passed"]
+    assert f"lab: the kernel complained: {PANIC}\n" in result.output
+
+
+def test_no_more_machines_are_lost_than_is_bearable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up, down, between = NAMES
+    program = goes_on(tmp_path, [((f"{up}?",), PANIC), ((f"{down}?",), PANIC)], ["", "0"])
+    monkeypatch.setattr("vmm.cli.lab.run.Site", partial(Site, more_boots=1))
+    result = lab(tmp_path, program, "--json", "r.json", *NAMES)
+    assert result.exit_code == 1, result.output
+    told = json.loads(Path("r.json").read_text())
+    assert [each["status"] for each in told["scenarios"]] == ["inconclusive", "inconclusive"]
+    assert told["early"] == f"the kernel complained: {PANIC}"
+    assert told["not_run"] == [between]
+
+
+def test_without_shared_files_machines_get_shares_and_send_what_they_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[Command] = []
+
+    def boot(asked: Sequence[Command]) -> list[Ending]:
+        commands.extend(asked)
+        for each in asked:
+            assert each.out is not None
+            done = Path(each.words[each.words.index("--done") + 1]).read_text()
+            rest = [n for n in NAMES if str(NAMES.index(n)) not in done.split()]
+            text = transcript(tmp_path, Carried((0,), (), 1.0), ran=rest).read_bytes()
+            line = io.BytesIO()
+            packed = Packed(line)
+            packed.write(memoryview(text[:1000]))
+            packed.write(memoryview(text[1000:]))
+            for at in range(0, len(line.getvalue()), 7):
+                each.out(line.getvalue()[at : at + 7])
+        return [Ending(0) for _ in asked]
+
+    monkeypatch.setattr("vmm.cli.lab.outside._LEAST", 2)
+    place = Site("6.12.1", tmp_path, Progress(), 2, share_files=False)
+    status, _ = check_outside(("check", "--json", "r.json", *NAMES), boot, place)
+    assert status == 0
+    assert [each.words[:3] for each in commands] == [("check", "--transcript", "-")] * 2
+    told = json.loads(Path("r.json").read_text())
+    assert [each["status"] for each in told["scenarios"]] == ["passed"] * 3
