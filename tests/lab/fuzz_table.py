@@ -187,14 +187,17 @@ def hunt(fault: Fault, folder: Path, alone: bool = False) -> Row:
     limits = ["--seconds", str(SECONDS), "--jobs", "1", "--findings", "1"]
     program = ("-c", _ALONE) if alone else ("-m", "vmm.cli")
     command = [sys.executable, *program, "fuzz", "--seed", str(seed), *limits]
-    ran = subprocess.run(
-        [*command, "--out", str(folder / "out")],
-        env=environment(fault.name),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS + _MINIMISING_S,
-        check=False,
-    )
+    try:
+        ran = subprocess.run(
+            [*command, "--out", str(folder / "out")],
+            env=environment(fault.name),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS + _MINIMISING_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:  # The other rows say more than this one.
+        return Row(fault, seed, seconds=time.monotonic() - start)
     seconds = time.monotonic() - start
     match = _FOUND.search(ran.stdout)
     if ran.returncode != 1 or match is None:

@@ -218,7 +218,14 @@ class OperationChecker:
             op, self._vcpus, self._mappings, self._spaces, self._named, self.problem
         )
         self._races = False
+        for action in (each for host in op.hosts for each in host.operations):
+            if isinstance(action, ops.SetUserMemoryRegion):
+                self._name(action)
         return found
+
+    def _name(self, op: ops.SetUserMemoryRegion) -> None:
+        """Note what a slot may hold from now on: another thread must not take it in a race."""
+        self._named.setdefault(op.slot, []).extend(places_of(op))
 
     def _coalesced(self, op: ops.CoalesceMmio) -> str:
         self._devices += 1
@@ -276,8 +283,8 @@ class OperationChecker:
 
     def _region(self, op: ops.SetUserMemoryRegion) -> str:
         self._standing.note(op, once=not self._races)
-        if not self._races and pages_of(op.memory_size):
-            self._named.setdefault(op.slot, []).extend(places_of(op))
+        if not self._races:
+            self._name(op)
         for field in ("slot", "flags"):
             if not 0 <= getattr(op, field) < 1 << 32:
                 return f".{field}: an unsigned 32-bit number is needed"

@@ -382,8 +382,11 @@ def test_no_thread_comes_to_where_another_one_takes_a_slot_away() -> None:
     threads = (HostThread((DELETE,)), HostThread((other,)))
     race = Race(threads, (GuestThread((READ,)),))
     validate(Scenario("race", (race,), (A, B)))
+    earlier = msgspec.structs.replace(race, hosts=(HostThread((CREATE,)),))
     with pytest.raises(ScenarioError, match="another thread changes gfn 0x100"):
         validate(Scenario("race", (CREATE, race), (A, B)))
+    with pytest.raises(ScenarioError, match="another thread changes gfn 0x100"):
+        validate(Scenario("race", (earlier, race), (A, B)))
 
 
 def _less(outcome: Raced) -> Raced:

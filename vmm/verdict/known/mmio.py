@@ -371,8 +371,7 @@ def _is_touched_over_mmio(met: _Met, op: AnyOperation) -> bool:
 def _is_touched_in_smm(met: _Met, op: AnyOperation) -> bool:
     if not isinstance(op, Touch | Instruction) or op.as_id != SMM:
         return False
-    gfns = _first_page(op) if isinstance(op, Touch) else _accessed(op)
-    return met.has(SMM, op.vcpu, gfns)
+    return met.has(SMM, op.vcpu, _accessed(op))
 
 
 def _is_touched_after_smm(met: _Met, op: AnyOperation) -> bool:

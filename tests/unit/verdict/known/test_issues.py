@@ -298,6 +298,7 @@ def test_an_instruction_in_smm_meets_and_shows_what_a_vcpu_remembers_as_mmio() -
     assert meets(inside, _IN_SMM, inside)
     assert meets(Touch(0x300100, as_id=1), _IN_SMM, inside)
     assert meets(inside, _IN_SMM, Touch(0x300100, as_id=1))
+    assert meets(inside, _IN_SMM, Touch(0x2FFFFE, as_id=1))
     assert not meets(_IN_SMM, inside)
     assert not meets(inside, _IN_SMM, outside)
 
