@@ -15,6 +15,7 @@ from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
+from vmm.library.guest import assemble
 from vmm.scenario.history import Closed, Stopped
 from vmm.scenario.operations import PAGE_SIZE_BYTES, Death, Lives
 
@@ -28,6 +29,10 @@ def left_by(kvm: Kvm, op: Lives) -> tuple[str, ...]:
     outcome = live(kvm, op)
     assert isinstance(outcome, Closed)
     return outcome.left
+
+
+def test_the_guest_that_never_ends_lets_interrupts_in() -> None:
+    assert assemble("sti; 1: incw 0x100; jmp 1b") == lives._COUNT_FOREVER
 
 
 @pytest.fixture

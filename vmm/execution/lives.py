@@ -34,7 +34,9 @@ from vmm.scenario.operations import (
 )
 
 _COUNTER = 0x100
-_COUNT_FOREVER = b"\xff\x06\x00\x01\xeb\xfa"  # inc word [0x100], then jump back to it
+_COUNT_FOREVER = b"\xfb\xff\x06\x00\x01\xeb\xfa"
+"""sti, inc word [0x100], and a jump back to inc. While interrupts are off, none of the host's comes
+through in bochs 2.7, so that such a guest would never be left."""
 _PAGES = 16
 _RING_BYTES = 1 << 14
 _MEMFD_PAGES = 4

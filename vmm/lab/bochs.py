@@ -20,10 +20,14 @@ MODEL = "corei7_skylake_x"
 IPS = 50_000_000
 """Instructions per second of the machine's time, each of which is one tick of its TSC."""
 
-CLOCK = f"tsc_early_khz={IPS // 1000}"
-"""Without this kernel parameter Linux takes the TSC's rate from CPUID, as that of the real
-processor (3.5 GHz): its clock would then be 70 times slower than the machine's timers, each of
-which would end, and begin again, hundreds of times before its time has come."""
+PARAMETERS = (f"tsc_early_khz={IPS // 1000}", "noxsave")
+"""Kernel parameters for what bochs does not emulate rightly.
+
+Linux takes the TSC's rate from CPUID, as that of the real processor (3.5 GHz): its clock would be
+70 times slower than the machine's timers, each of which would end, and begin again, hundreds of
+times before its time has come. XSAVE needs more room than CPUID says, of which Linux warns, and on
+5.10 processes find wrong values in their vector registers.
+"""
 
 ISOLINUX = Path("/usr/lib/ISOLINUX/isolinux.bin")
 LDLINUX = Path("/usr/lib/syslinux/modules/bios/ldlinux.c32")

@@ -138,7 +138,7 @@ def command_line(machine: Machine) -> str:
         # What has not run for long on an emulated processor says how busy this host is.
         words += ["rcupdate.rcu_cpu_stall_suppress=1", "nosoftlockup"]
     if machine.backend is Backend.VMX:
-        words.append(bochs.CLOCK)
+        words += bochs.PARAMETERS
     return " ".join([*words, *machine.parameters])
 
 

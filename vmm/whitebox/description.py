@@ -11,7 +11,7 @@ import msgspec
 from vmm.scenario.undecodable import UNDECODABLE
 from vmm.whitebox import symbols
 from vmm.whitebox.btf import Btf
-from vmm.whitebox.dwarf import structures_in
+from vmm.whitebox.dwarf import NO_DRGN, structures_in
 from vmm.whitebox.errors import CannotLookError
 from vmm.whitebox.layout import Layout, layout_of
 from vmm.whitebox.symbols import Within
@@ -110,7 +110,8 @@ def _of_this_kernel(release: str, why: str) -> Layout:
         looked = f"(looked for {places[0]} and {places[-1]}); name the file by --debug-info"
         raise CannotLookError(
             f"no types of Linux {release}: neither in {BTF} ({_reason(error)}), nor debug "
-            f"information of kvm{f': {why}' if why else f' {looked}'}"
+            f"information of kvm{f': {why}' if why else f' {looked}'}",
+            f"no types of this kernel{f', {NO_DRGN}' if why.startswith(NO_DRGN) else ''}",
         ) from None
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 from vmm.whitebox.errors import CannotLookError
 from vmm.whitebox.layout import Structure
 
+NO_DRGN = "the Python package drgn is missing"
+"""How the text begins that says so."""
+
 
 def structures_in(file: Path) -> tuple[Callable[[str], Structure], bytes | None]:
     """Return a function that finds structures in a kvm.ko (or a vmlinux), and its build ID.
@@ -17,9 +20,7 @@ def structures_in(file: Path) -> tuple[Callable[[str], Structure], bytes | None]
     try:
         import drgn
     except ImportError:
-        raise CannotLookError(
-            "the Python package drgn is missing: pip install 'memslot-vmm[whitebox]'"
-        ) from None
+        raise CannotLookError(f"{NO_DRGN}: pip install 'memslot-vmm[whitebox]'") from None
     program = drgn.Program()
     module = program.extra_module(str(file), create=True)
     module.try_file(str(file), force=True)

@@ -13,6 +13,7 @@ from vmm.lab.kernel import Kernel
 from vmm.whitebox import description, symbols
 from vmm.whitebox.btf import Btf
 from vmm.whitebox.description import Description, described, from_debug_info
+from vmm.whitebox.dwarf import NO_DRGN
 from vmm.whitebox.errors import CannotLookError
 from vmm.whitebox.layout import Structure, layout_of
 
@@ -185,6 +186,10 @@ def test_what_is_missing_is_said(kernel: Path) -> None:
     with pytest.raises(CannotLookError, match=r"no types of Linux 1\.2: neither in .*btf"):
         described(None, "1.2")
     file = kernel / "ours.json"
+    file.write_bytes(msgspec.json.encode(Description(why=f"{NO_DRGN}: pip install it")))
+    with pytest.raises(CannotLookError) as caught:
+        described(file, "1.2")
+    assert caught.value.in_brief == f"no types of this kernel, {NO_DRGN}"
     file.write_bytes(msgspec.json.encode(Description(why="drgn is missing")))
     with pytest.raises(CannotLookError, match=r"nor debug information of kvm: drgn is missing$"):
         described(file, "1.2")

@@ -4,12 +4,16 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from vmm.cli.output.errors import NothingRan, Unusable, usable
 from vmm.cli.output.printing import say
 from vmm.scenario.reading import FileError, opened as opened_file
+
+if TYPE_CHECKING:
+    from vmm.whitebox.errors import CannotLookError
 
 WHERE_IT_CAN = "VMM_WHITE_BOX"
 """The environment variable by which the lab asks for it unless the user decides."""
@@ -60,12 +64,13 @@ def looking(white_box: bool | None, debug_info: Path | None) -> Iterator[None]:
             yield
 
 
-def _in_brief(why: Exception) -> str:
+def _in_brief(error: "CannotLookError") -> str:
     """Return why one cannot look, as far as somebody wants to know who did not ask for it."""
     context = click.get_current_context(silent=True)
-    if context is not None and context.params.get("verbose"):
-        return str(why)
-    return "-v says why"
+    why = str(error)
+    if error.in_brief == why or (context is not None and context.params.get("verbose")):
+        return why
+    return f"{error.in_brief}; -v says more"
 
 
 def _check_debug_info(path: Path) -> None:

@@ -19,13 +19,15 @@ def command(verbose: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [((), "-v says why"), (("-v",), WHY.strip())], ids=["short", "verbose"]
+    ("options", "said"),
+    [((), "no types, no drgn; -v says more"), (("-v",), WHY.strip())],
+    ids=["short", "verbose"],
 )
 def test_why_not_is_a_short_line(
     options: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(*_: object) -> None:
-        raise CannotLookError(WHY)
+        raise CannotLookError(WHY, "no types, no drgn")
 
     monkeypatch.setenv(WHERE_IT_CAN, "1")
     monkeypatch.setattr(box, "opened", opened)
