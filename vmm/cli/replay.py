@@ -228,10 +228,14 @@ def _check(made: Built, path: Path, limits: Limits) -> None:
     """Raise Unusable for a scenario that is not safe to run."""
     problem = made.obstacle
     try:
-        validate(made.scenario)
-        check_demand(made.scenario, limits)
+        if made.scenario.operations:
+            validate(made.scenario)
+            check_demand(made.scenario, limits)
     except ScenarioError as error:
-        problem = str(error)
+        # What is wrong with a slot says more than that it leaves no room, but not that it is where
+        # the guest is then.
+        if not (problem and "guest" in str(error)):
+            problem = str(error)
     if problem:
         raise Unusable(f"{_place(made, path, problem)} (--judge-only runs nothing)")
 

@@ -14,6 +14,7 @@ import msgspec
 from vmm.replay.answers import Answers, Summary
 from vmm.replay.memfds import needs_private_vm
 from vmm.replay.places import OTHER_THAN_MEMFD, Places, guest_for
+from vmm.replay.ranges import Ranges
 from vmm.replay.steps import Step
 from vmm.replay.trace import Call, MemoryChange, Region, Trace, TracedVm, VmCall
 from vmm.scenario.features import Features
@@ -176,7 +177,7 @@ class _Builder:
             self.notes.append("the VM is one of type KVM_X86_SW_PROTECTED_VM here")
         self._answers = answers
         self._passed: dict[str, int] = {}
-        self._vacated: set[tuple[str, int]] = set()
+        self._vacated: dict[str, Ranges[bool]] = {}
 
     def steps(self) -> Iterator[Step]:
         for each in self._answers.with_changes():
@@ -224,10 +225,11 @@ class _Builder:
         """Whether a change is possible: some need pages of a memfd that are still mapped."""
         if mapping.kind != "memfd":
             return True
-        first = op.place.offset // PAGE_SIZE_BYTES
-        pages = {(mapping.name, page) for page in range(first, first + op.pages)}
+        begin = op.place.offset
+        end = begin + op.pages * PAGE_SIZE_BYTES
+        vacated = self._vacated.setdefault(mapping.name, Ranges())
         if op.how == "unmap":
-            self._vacated |= pages
+            vacated.put(begin, end, value=True)
         elif op.how == "map":
-            self._vacated -= pages
-        return op.how not in ("allow", "punch") or not pages & self._vacated
+            vacated.clear(begin, end)
+        return op.how not in ("allow", "punch") or not any(vacated.within(begin, end))

@@ -41,7 +41,7 @@ class Pass:
         """States near by, each with the number of steps before it."""
 
         self._last_end = 0
-        self._last_open = -WINDOW
+        self._last_open = -1 - WINDOW
         """The last step so far that began before an earlier one had ended."""
 
         self._next_look = 0

@@ -15,6 +15,7 @@ from tests.traced import KVM, TRACES, region
 from vmm.cli import replay
 from vmm.cli.running.host import Host
 from vmm.host.hostinfo import HostInfo
+from vmm.replay import places
 from vmm.replay.build import replay_of
 from vmm.replay.reader import read_trace
 from vmm.scenario.codec import read_scenario
@@ -205,3 +206,28 @@ def test_features_of_the_host_decide_how_it_runs(kernel: Kernel, tmp_path: Path)
     assert vmm("replay", str(file)).exit_code == 0
     kernel.features = msgspec.structs.replace(kernel.features, smm=False, address_spaces=1)
     assert vmm("replay", str(file)).exit_code == 0
+
+
+@pytest.mark.usefixtures("kernel")
+def test_slots_that_leave_no_room_for_a_guest_are_said_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(places, "_GUEST_SLOTS", (400,))
+    file = write(tmp_path, KVM, region(400))
+    result = vmm("replay", str(file))
+    assert result.exit_code == 2
+    assert "the slots leave no free id" in result.output
+
+
+@pytest.mark.usefixtures("kernel")
+def test_vms_that_are_too_many_to_run_together_are_refused_with_a_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("vmm.cli.replay.MAX_OPERATIONS", 3)
+    second = "20 ioctl(3, KVM_CREATE_VM, 0) = 8"
+    calls = [region(each, each * 0x10000, head=pid) for pid in ("7 ", "20 ") for each in (1, 2)]
+    file = write(tmp_path, KVM, second, *calls)
+    result = vmm("replay", str(file))
+    assert result.exit_code == 2
+    assert "2 VMs make 4 calls, and 3 run here at most: --vm N runs one of them" in result.output
+    assert vmm("replay", "--vm", "2", str(file)).exit_code == 0

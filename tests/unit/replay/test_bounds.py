@@ -1,6 +1,8 @@
 """What a hostile trace may take: its calls under way, its threads, its VMs and its calls."""
 
-from tests.traced import KVM, region, trace_of
+import tracemalloc
+
+from tests.traced import KVM, region, replay_in, trace_of
 from vmm.replay.syntax import MAX_BEGUN, MAX_WAITING, Joiner, Unparsed
 from vmm.replay.trace import Region, Unread
 
@@ -49,3 +51,50 @@ def test_vms_beyond_a_number_are_counted() -> None:
     assert len(trace.vms) == 1000
     assert trace.passed_over == {"VM, which is beyond the first 1000": 5}
     assert {len(vm.calls) for vm in trace.vms} == {1}
+
+
+def test_what_becomes_of_huge_memory_takes_no_more_than_that_of_a_page() -> None:
+    size = 1 << 30
+    mapped = f", {size}, PROT_READ|PROT_WRITE, MAP_SHARED"
+    replay = replay_in(
+        KVM,
+        '7 memfd_create("m", 0) = 12',
+        f"7 mmap(NULL{mapped}, 12, 0) = 0x7f0000000000",
+        region(0, 1 << 32, size),
+        f"7 fallocate(12, FALLOC_FL_PUNCH_HOLE|FALLOC_FL_KEEP_SIZE, 0, {size}) = 0",
+        f"7 munmap(0x7f0000000000, {size}) = 0",
+        f"7 mmap(0x7f0000000000{mapped}|MAP_FIXED, 12, 0) = 0x7f0000000000",
+    )
+    tracemalloc.start()
+    try:
+        operations = replay.built.scenario.operations
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(operations) == 4
+    assert most < 4 << 20
+
+
+def test_numbers_that_are_too_large_for_a_system_call_are_none() -> None:
+    large = "9" * 38
+    lines = (
+        region(0),
+        region(1, result=large),
+        region(2).replace("memory_size=8192", f"memory_size={large}"),
+        region(3).replace("slot=3", "slot=-3"),
+        region(4, flags=f"0x{'f' * 30}"),
+        f"7 mmap(NULL, {large}, PROT_READ, MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x7f0000000000",
+        "7 munmap(0x7f0000000000, 18446744073709551615) = 0",
+        f"7 ioctl({large}, KVM_CREATE_VM, 0) = {large}",
+    )
+    (vm,) = trace_of(KVM, *lines * 100).vms
+    kinds = [type(call) for call in vm.calls][:5]
+    assert kinds == [Region, Unread, Unread, Unread, Unread]
+    assert len(list(vm.calls)) == len(vm.calls)
+
+
+def test_a_large_number_in_qemus_trace_is_none() -> None:
+    line = "kvm_set_user_memory Slot#1 flags=0x0 gpa=0x0 size=0x2000 ua=0x7f0000000000 ret=0"
+    lines = (line, line.replace("0x2000", "0x" + "f" * 20))
+    (vm,) = trace_of(*lines * 1000).vms
+    assert [type(call) for call in vm.calls][:2] == [Region, Unread]
