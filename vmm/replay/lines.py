@@ -71,7 +71,8 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 class Numbered:
     """Yields the number and text of each line that is not empty, except those left out.
 
-    ``number`` is that of the last line so far. ``cut`` says where a packed file ends too early ("":
+    ``number`` is that of the last line so far, ``damaged`` that of the first one that has bytes of
+    no text (0: none). ``cut`` says where a packed file ends too early ("":
     it does not); everything before has been read. A damaged file raises OSError.
     """
 
@@ -80,6 +81,7 @@ class Numbered:
         self._left_out: re.Pattern[bytes] | None = None
         self._text, self._at = b"", 0
         self.number = 0
+        self.damaged = 0
         self.cut = ""
 
     def leave_out(self, pattern: re.Pattern[bytes]) -> None:
@@ -94,6 +96,8 @@ class Numbered:
         try:
             for line in self._lines():
                 text = _plain(line)
+                if not self.damaged and (b"\0" in line or not (line.isascii() or _is_utf8(line))):
+                    self.damaged = self.number
                 if text:
                     yield self.number, text
         except EOFError:
@@ -144,6 +148,15 @@ class Numbered:
             return end
         self.number += self._text.count(b"\n", self._at, found.end())
         return found.end()
+
+
+def _is_utf8(line: bytes) -> bool:
+    """Whether bytes are text; the last character may be cut off."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data"
+    return True
 
 
 def _plain(line: bytes) -> str:

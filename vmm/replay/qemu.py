@@ -28,6 +28,7 @@ IS_EVENT = re.compile(
 _EVENT = re.compile(rf"(?:^|[\s:]){EVENT}\s+(.*)$")
 _REMAINS = re.compile(
     r"^\d+@[\d.]*:?$|(?:^|[\s:])kvm_(?:s[a-z_]*)?$|Slot#\d+ flags=|size=0x[0-9a-f]+ ua=0x"
+    r"|=0x[0-9a-f]+ (?:guest_memfd\S* guest_memfd_\S* )?ret="
 )
 """Matches what is left of an event if another program has written into its line, or it is cut."""
 
@@ -39,7 +40,7 @@ _THREAD = re.compile(r"(?:^|\s)(\d{1,10})@\d+\.\d+:")
 _LOGGED = re.compile(r"(?:^|\s)[\w.-]+\[(\d{1,10})\]:\s")
 """Matches the program and its pid, as a system log has them in front of a line."""
 
-_FIELD = re.compile(r"\b([A-Za-z_]+)[=#](-?(?:0x[0-9a-fA-F]+|\d+))(?![0-9a-zA-Z])")
+_FIELD = re.compile(r"\b([A-Za-z_]+)[=#](-?(?:0x[0-9a-fA-F]+|0|[1-9]\d*))(?=[\s,;)]|$)")
 _NAMES = {
     "AddrSpace": "as",
     "Slot": "slot",
@@ -97,9 +98,12 @@ class _Reader:
         """Whose slots had memory at an address, by which new threads are recognised."""
 
     def take(self, line: Line, head: str, text: str) -> None:
-        fields = {_NAMES.get(name, name): literal(value) for name, value in _FIELD.findall(text)}
+        found = [(_NAMES.get(name, name), literal(value)) for name, value in _FIELD.findall(text)]
+        fields = dict(found)
         missing = [name for name in _NEEDED if name not in fields]
-        missing += [name for name, value in fields.items() if not is_of_64_bits(value)]
+        missing += [name for name, value in found if not is_of_64_bits(value)]
+        if not missing and text.count("=") + text.count("#") > len(fields):
+            missing = ["what was between two events"]  # Both have left some of their fields.
         region = None if missing else _region(line, fields)
         if region is not None and region.errno > _MAX_ERRNO:
             region, missing = None, ["a possible result"]
@@ -122,14 +126,14 @@ class _Reader:
     def _machine(self, line: Line, head: str, text: str, region: Region | None) -> _Machine:
         process, thread = _PID.search(text), _THREAD.search(head)
         if process is not None:
-            return self._of_process(process[1], line)
+            return self._of_process(process[1], line, region)
         if thread is None:
             logged = _LOGGED.search(head)
             if logged is not None:
-                return self._of_process(f"[{logged[1]}]", line)
+                return self._of_process(f"[{logged[1]}]", line, region)
             if self._threads or len(self._machines) > 1 or self._is_of_another(region):
                 return self._of_new_thread(line, region)
-            return self._of_process("", line)
+            return self._of_process("", line, region)
         if thread[1] not in self._threads:
             machine = self._of_new_thread(line, region)
             if len(self._threads) >= MAX_THREADS:
@@ -137,10 +141,12 @@ class _Reader:
             self._threads[thread[1]] = machine
         return self._threads[thread[1]]
 
-    def _of_process(self, key: str, line: Line) -> _Machine:
+    def _of_process(self, key: str, line: Line, region: Region | None) -> _Machine:
+        """Return the VM of a process; if QEMU has not begun with slot 0, it is older."""
         machine = self._machines.get(key)
         if machine is None:
             machine = _Machine(self._trace.new_vm(line.number))
+            machine.vm.began_before = region is not None and not _begins(region)
             if len(self._machines) < MAX_VMS:
                 self._machines[key] = machine
         return machine
@@ -153,8 +159,7 @@ class _Reader:
         if "" not in self._machines or region is None or region.errno:
             return False
         before = self._machines[""].slots.get(0)
-        begins = region.slot == 0 and region.memory_size and before is not None
-        if not begins or self._knower(region) is not None:
+        if not _begins(region) or before is None or self._knower(region) is not None:
             return False
         self._trace.note(
             f"line {region.line.number}: slot 0 exists, and is made of other memory: taken for "
@@ -169,23 +174,27 @@ class _Reader:
         """
         known = next(reversed(self._machines.values()), None)
         if region is None:
-            return known or self._of_process("VM 0", line)
+            return known or self._of_process("VM 0", line, region)
         knower = self._knower(region)
         if knower is not None:
             return knower
-        begins = region.slot == 0 and region.memory_size
-        if known is not None and not begins:
+        if known is not None and not _begins(region):
             if len(self._machines) == 1:
                 return known
             for each in self._machines.values():
                 each.vm.is_guessed = True
             return self._memory.nearest(region.userspace_addr) or known
-        return self._of_process(f"VM {len(self._machines)}", line)
+        return self._of_process(f"VM {len(self._machines)}", line, region)
 
     def _knower(self, region: Region) -> _Machine | None:
         """Return the VM that has had memory at a call's address."""
         address = region.userspace_addr
         return next((each for _, _, each in self._memory.within(address, address + 1)), None)
+
+
+def _begins(region: Region) -> bool:
+    """Whether QEMU may begin with a call: it takes the first slot that is free."""
+    return region.slot == 0 and bool(region.memory_size)
 
 
 def _deletes_before(machine: _Machine, region: Region) -> bool:

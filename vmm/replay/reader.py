@@ -10,7 +10,7 @@ from vmm.replay.merge import Merged, files_of
 from vmm.replay.others import other_tool
 from vmm.replay.qemu import IS_EVENT, read_qemu
 from vmm.replay.strace import is_of_strace, read_strace
-from vmm.replay.trace import NoMemslotsError, Region, Trace, TraceError, Unread
+from vmm.replay.trace import DAMAGED, NoMemslotsError, Region, Trace, TraceError, Unread
 from vmm.scenario.endings import HOST_SHORT
 from vmm.scenario.reading import EMPTY
 
@@ -86,6 +86,8 @@ def read_lines(numbered: Iterable[tuple[int, str]], name: str) -> Trace:
         )
     if isinstance(numbered, Numbered):
         trace.lines = numbered.number
+        if numbered.damaged:
+            trace.lacks(numbered.damaged, DAMAGED)
     for vm in trace.vms:
         vm.cut_line, vm.cut_why = trace.cut_line, trace.cut_why
     _require_calls(trace)

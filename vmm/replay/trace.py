@@ -18,6 +18,7 @@ MAX_MEMFDS = 1 << 18
 
 CUT_OFF = "is cut off: which call it had is not known"
 BEGINNING_LOST = "ends a call that began on a line that is lost"
+DAMAGED = "has bytes of no text: what stood there is lost"
 JOINED = "begins with two pids: what was between them is lost"
 
 

@@ -217,7 +217,7 @@ def test_a_slot_that_was_deleted_is_made_of_other_memory_by_the_same_qemu() -> N
 
 @pytest.mark.parametrize("altered", ["gpa=0xfffd0000", "size=0x20000", "ua=0x7f0000001000"])
 def test_qemu_deletes_untold_only_where_nothing_but_flags_changes(altered: str) -> None:
-    line = _OLD.format(slot=1, ret=0)
+    line = _OLD.format(slot=0, ret=0)
     name = altered.partition("=")[0]
     other = re.sub(rf"\b{name}=\w+", altered, line.replace("flags=0x2", "flags=0x0"))
     trace = trace_of(line, other)
@@ -228,7 +228,36 @@ def test_qemu_deletes_untold_only_where_nothing_but_flags_changes(altered: str) 
 
 
 def test_an_old_qemu_knows_no_guest_memfd() -> None:
-    line = _OLD.format(slot=1, ret=0).replace("flags=0x2", "flags=0x4")
+    line = _OLD.format(slot=0, ret=0).replace("flags=0x2", "flags=0x4")
     trace = trace_of(line)
     found = judged(replay_of(trace, trace.vms[0]))
     assert found.verdict.status is Status.DIFFERS
+
+
+def qemu(slot: int, gpa: int = 0, size: int = 0x1000, end: str = "ret=0") -> str:
+    return f"kvm_set_user_memory Slot#{slot} flags=0x0 gpa={gpa:#x} size={size:#x} ua=0x7f00 {end}"
+
+
+@pytest.mark.parametrize("first", [qemu(3, 0x9000), qemu(0, size=0)])
+def test_a_log_that_does_not_begin_with_slot_0_lacks_its_beginning(first: str) -> None:
+    trace = trace_of(first, qemu(5, 0x5000, 0))
+    assert trace.vms[0].began_before
+    assert judged(replay_of(trace, trace.vms[0])).verdict.status is Status.INCONCLUSIVE
+    assert not trace_of(qemu(0)).vms[0].began_before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        qemu(1, 0x1000, end="ret=02732@1795794634.5:"),
+        qemu(1, 0x1000) + "@1795794634.5:x",
+        qemu(1, 0x1000).replace(" gpa", " gpa=0x0 gpa"),
+        qemu(1, 0x1000, end="ret=00 ret=0"),
+        qemu(1, 0x1000).replace(" ua=", " =0x0 ua="),
+        "5256@1795794634.53806=0x7feddfec0000 ret=0",
+        "kvm_s" + qemu(1, 0x1000).partition("size=0x1000")[2],
+    ],
+)
+def test_what_two_events_have_left_may_have_changed_slots(line: str) -> None:
+    (vm,) = trace_of(qemu(0), line, qemu(0, size=0)).vms
+    assert [type(call) for call in vm.calls] == [Region, Unread, Region]
