@@ -92,6 +92,18 @@ _SIZES = Scenario(
 )
 
 
+def _tracked_anew(*written: tuple[int, ...]) -> Iterator[AnyOperation]:
+    """Switch a log off and on again, and write to these pages meanwhile, and after."""
+    every = range(_LOGGED.pages)
+    for pages in written:
+        yield from (write(_LOGGED.gfn + page, 0x10 + page) for page in every)
+        yield from (_LOGGED.log(), _PLAIN.create())
+        yield from (write(_LOGGED.gfn + page, 0x20 + page) for page in pages)
+        yield _LOGGED.create()
+        yield from (write(_LOGGED.gfn + page, 0x30 + page) for page in pages)
+        yield from (_LOGGED.log(), _LOGGED.log())
+
+
 def _at_page_ends(*widths: Literal[1, 2, 4]) -> Iterator[AnyOperation]:
     """Write the last bytes of each page, then the first ones, and read the log after each."""
     for width in widths:
@@ -323,6 +335,15 @@ _CHANGES = (
         _LOGGED.log(),
         read(0x100),
         read(0x101),
+    ),
+    _dirty(
+        "dirty-log-switched-on-again-over-some-written-pages",
+        "A log that begins anew tracks every page, whichever were tracked last and whichever have "
+        "been written meanwhile.",
+        _LOGGED.create(),
+        *_tracked_anew((2,), (0, 3), (1, 2)),
+        survey="none",
+        source="kvm_mmu_slot_remove_write_access, wrprot_gfn_range",
     ),
     _dirty(
         "dirty-log-switched-on-over-written-pages",

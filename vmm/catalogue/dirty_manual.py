@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vmm.catalogue._build import A, B, Slot, at, write
+from vmm.catalogue._build import A, B, Slot, at, creates, write
 from vmm.catalogue._dirty import (
     API_MANUAL,
     INITIALLY_SET,
@@ -17,6 +17,7 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     EnableCap,
     GetDirtyLog,
+    Mapping,
     NewVm,
 )
 
@@ -24,6 +25,10 @@ _SLOT = Slot(1, 0x200, at("memory"), 130, LOG_DIRTY_PAGES)
 _SMALL = Slot(1, 0x100, at("a"), 4, LOG_DIRTY_PAGES)
 _PLAIN = replace(_SMALL, flags=0)
 _OTHER = Slot(2, 0x104, at("b"), 4, LOG_DIRTY_PAGES)
+_SIZED = tuple(
+    Slot(number, 0x100 * number, at("sized"), pages, LOG_DIRTY_PAGES)
+    for number, pages in enumerate((1, 63, 64, 65, 130), 1)
+)
 
 
 _initially_set = replace(
@@ -133,6 +138,20 @@ SCENARIOS = (
         _SMALL.log(),
         *writes(_SMALL, 1),
         _SMALL.log(),
+    ),
+    _initially_set(
+        "initially-set-of-every-size",
+        "With INITIALLY_SET, a log begins with all pages, whether it ends within a word or with "
+        "one, and no page is left once they are cleared.",
+        *creates(*_SIZED),
+        *(slot.log() for slot in _SIZED),
+        *(
+            operation
+            for slot in _SIZED
+            for operation in (clear(slot, 0, slot.pages), *writes(slot, slot.pages - 1), slot.log())
+        ),
+        mappings=(Mapping("sized", max(slot.pages for slot in _SIZED)),),
+        survey="none",
     ),
     _initially_set(
         "initially-set-by-flags-only",

@@ -1,5 +1,7 @@
 """Gpas from 4 GiB on, which only a guest in 64-bit mode reaches, up to the last gfn."""
 
+from collections.abc import Iterator
+
 from vmm.catalogue._area import Area
 from vmm.catalogue._build import API, HUGE, B, Slot, at, creates, deletes, read, write
 from vmm.scenario.features import Features
@@ -8,6 +10,8 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
+    ChangeHostMemory,
+    EnableCap,
     Execute,
     Guest,
     Mapping,
@@ -19,6 +23,7 @@ from vmm.scenario.operations import (
 _BORDER_GFN = 1 << 20  # 4 GiB
 _BORDER = _BORDER_GFN * PAGE_SIZE_BYTES
 _TIB_GFN = 1 << 28
+_SLOT_ZAP_ALL = 1 << 7
 _HIGH_GFN = 0x12_3456
 _ONE = Slot(1, _HIGH_GFN, at("a"), pages=2)
 
@@ -223,8 +228,16 @@ def _at_every_address_bit(features: Features) -> Scenario:
     )
 
 
+def _dropped(slot: Slot) -> Iterator[AnyOperation]:
+    """Write to a slot, drop its memory, and read what is there then."""
+    yield from (write(slot.gfn + page, 0x0A0B_0C00 + page) for page in range(slot.pages))
+    yield ChangeHostMemory(at("a"), slot.pages, "drop")
+    yield from (read(slot.gfn + page) for page in range(slot.pages))
+
+
 def _at_the_end(last_gfn: int) -> tuple[Scenario, ...]:
     high = Slot(1, last_gfn - 0x10, at("a"), pages=2)
+    end = Slot(1, last_gfn - 1, at("a"), pages=2)
     return (
         _high(
             "high-refused-move-beyond-the-last-gfn",
@@ -249,5 +262,31 @@ def _at_the_end(last_gfn: int) -> tuple[Scenario, ...]:
             read(last_gfn, 0xFFC),
             source="kvm_mmu_max_gfn",
             tags=("create",),
+        ),
+        _high(
+            "high-last-gfn-follows-host-memory",
+            "What the host does to its memory is seen at the last page, too.",
+            end.create(),
+            *_dropped(end),
+            *_dropped(end),
+            source="tdp_mmu_zap_leafs, tdp_mmu_max_gfn_exclusive",
+            needs=("sync_mmu",),
+            survey="none",
+            tags=("follow",),
+        ),
+        _high(
+            "high-last-gfn-without-quirk",
+            "If a deletion zaps one slot alone, that is all of it, the last page included.",
+            EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL),
+            end.create(),
+            *(read(last_gfn - page) for page in range(end.pages)),
+            end.delete(),
+            *(read(last_gfn - page) for page in range(end.pages)),
+            Slot(2, end.gfn, at("b"), end.pages).create(),
+            *(read(last_gfn - page) for page in range(end.pages)),
+            source="aa8d1f48d353; kvm_mmu_zap_memslot",
+            needs=("slot_zap_all_quirk",),
+            survey="none",
+            tags=("delete", "quirks"),
         ),
     )

@@ -1,5 +1,6 @@
 """Holes in guest_memfds: pages that the host punches out of a file are gone for every vCPU."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from vmm.catalogue._area import Area
@@ -45,6 +46,18 @@ _LOWEST = Slot(2, 0, at("a"), pages=2)
 
 def _hole(page: int, pages: int = 1) -> PunchGuestMemfd:
     return PunchGuestMemfd("g", page * _PAGE, pages * _PAGE)
+
+
+def _beside(slot: Slot, first: int) -> Iterator[AnyOperation]:
+    """Punch what lies before and after a slot's part of the file, and use the slot after each."""
+    end = first + slot.pages
+    for turn, hole in enumerate((_hole(0, first), _hole(end), _hole(first - 1), _hole(first, 1))):
+        yield from (write(slot.gfn + page, 0x0107_B000 + turn) for page in range(slot.pages))
+        yield hole
+        yield from (read(slot.gfn + page) for page in range(slot.pages))
+    yield unbound(slot)
+    yield bound(slot, first)
+    yield from (read(slot.gfn + page) for page in range(slot.pages))
 
 
 def _private(gfn: int, pages: int = 1) -> SetMemoryAttributes:
@@ -229,6 +242,15 @@ _SHARED_MEMORY = (
         Inspect(),
     ),
     _shared(
+        "hole-before-and-after-a-slot",
+        "Holes that end where a slot's part of the file begins, and that begin where it ends, "
+        "leave the slot as it is, and what is changed later is as ever.",
+        *_SHOW,
+        bound(_PART, page=4),
+        *_beside(_PART, 4),
+        Inspect(),
+    ),
+    _shared(
         "hole-between-delete-and-create",
         "A page that is punched after a deletion reads as zeros in the next slot.",
         *_SHOW,
@@ -314,6 +336,15 @@ _PRIVATE_MEMORY = (
         read(ONE.gfn + 1),
         CloseGuestMemfd("g"),
         _ALLOCATES[0],
+    ),
+    _hidden(
+        "private-hole-before-and-after-a-slot",
+        "Holes that end where a slot's part of the file begins, and that begin where it ends, "
+        "leave the slot as it is, and what is changed later is as ever.",
+        made(),
+        bound(ONE, page=3),
+        _private(ONE.gfn, ONE.pages),
+        *_beside(ONE, 3),
     ),
     _hidden(
         "private-hole-beyond-an-offset",

@@ -136,6 +136,11 @@ def _arithmetic() -> tuple[Scenario, ...]:
             *(but(_EMPTY.create(), memory_size=pages * PAGE_SIZE_BYTES) for pages in _TOO_MANY),
             _EMPTY.log(),
             _EMPTY.delete(),
+            # Others are in the way, too: that is looked at later.
+            *(
+                but(_EMPTY.create(), guest_phys_addr=0, memory_size=pages * PAGE_SIZE_BYTES)
+                for pages in _TOO_MANY
+            ),
         ),
     )
 
