@@ -1,5 +1,6 @@
 """A guest's page tables and code in slots of the scenario, which are changed."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import msgspec
@@ -292,6 +293,17 @@ _BESIDE = Tables("a", 0x100, (*GFNS, *GFNS, *range(0x110, 0x118)), bits=USED)
 _ROM = Slot(1, 0xFFFF0, at("a"), pages=8)
 _TOP = 0xFFFF_0800
 
+
+def _laid_at(gfn: int) -> Iterator[AnyOperation]:
+    """Lay page tables in a slot at a gfn, use them, and take them away."""
+    tables, slot = Tables("b", gfn, GFNS), Slot(1, gfn, at("b"), pages=4)
+    yield from tables.lay()
+    yield slot.create()
+    yield from accesses(tables)
+    yield tables.run(2)
+    yield slot.delete()
+
+
 SCENARIOS = (
     start_scenario(
         "on-unmapped-addresses",
@@ -489,6 +501,14 @@ SCENARIOS = (
         _INSIDE.run(2),
         source="account_shadowed, unaccount_shadowed",
         mappings=(A, HUGE),
+    ),
+    start_scenario(
+        "with-tables-at-any-gfn",
+        "Page tables may begin at any gfn, whichever the lowest and the highest bits of it are.",
+        *programs(),
+        CODE.create(),
+        *(operation for gfn in (0x201, 0x2FE, 0x7FF, 0x1_0003) for operation in _laid_at(gfn)),
+        source="mmu_alloc_shadow_roots, kvm_mmu_get_shadow_page",
     ),
     start_scenario(
         "on-two-vcpus",
