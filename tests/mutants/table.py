@@ -74,7 +74,8 @@ def summary(
         f"{len(noticed)} from outside, and {len(only_white)} by the white box alone."
     )
     if noticed:
-        seconds = [found.seconds for found in noticed]
+        # As the table says them: else it would not come out the same from what stands there.
+        seconds = [round(found.seconds, 1) for found in noticed]
         yield (
             f"From the moment when a bug was put to work: {mean(seconds):.1f} s on average, "
             f"{median(seconds):.1f} s in the middle."
