@@ -204,6 +204,7 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
         *_ACCESS,
         _at_every_address_bit(features),
         *_at_the_end(features.last_gfn),
+        *_zapped_at_the_end(features.last_gfn),
     )
 
 
@@ -237,7 +238,6 @@ def _dropped(slot: Slot) -> Iterator[AnyOperation]:
 
 def _at_the_end(last_gfn: int) -> tuple[Scenario, ...]:
     high = Slot(1, last_gfn - 0x10, at("a"), pages=2)
-    end = Slot(1, last_gfn - 1, at("a"), pages=2)
     return (
         _high(
             "high-refused-move-beyond-the-last-gfn",
@@ -263,6 +263,12 @@ def _at_the_end(last_gfn: int) -> tuple[Scenario, ...]:
             source="kvm_mmu_max_gfn",
             tags=("create",),
         ),
+    )
+
+
+def _zapped_at_the_end(last_gfn: int) -> tuple[Scenario, ...]:
+    end = Slot(1, last_gfn - 1, at("a"), pages=2)
+    return (
         _high(
             "high-last-gfn-follows-host-memory",
             "What the host does to its memory is seen at the last page, too.",
