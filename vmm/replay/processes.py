@@ -12,7 +12,8 @@ from vmm.replay.ranges import Ranges
 from vmm.replay.trace import TracedVm
 from vmm.scenario.operations import MappingKind
 
-MAX_PROCESSES = 4096
+MAX_PROCESSES = 1 << 14
+MAX_CAPABILITIES = 1 << 12
 MAX_FILES = 1 << 16
 
 
@@ -74,7 +75,8 @@ class Process:
 
     def learn(self, capability: int, answer: int) -> None:
         """Note an answer of KVM_CHECK_EXTENSION for the system, and so for all VMs."""
-        self.capabilities[capability] = answer
+        if len(self.capabilities) < MAX_CAPABILITIES:
+            self.capabilities[capability] = answer
         for vm in self.vms:
             vm.capabilities.setdefault(capability, answer)
 
@@ -91,6 +93,9 @@ class Processes:
     def __init__(self) -> None:
         self._by_pid: dict[int, Process] = {}
         self._all: list[Process] = []
+        self._beyond = Process(-1)
+        """All processes beyond MAX_PROCESSES: what they do changes nothing of others."""
+
         self._guessed: set[int] = set()
         self._cloning: dict[int, tuple[bool, bool]] = {}
         """The clones under way, by caller: whether files and memory are shared."""
@@ -214,13 +219,18 @@ class Processes:
         """Add a thread to its parent's process, or a process."""
         self._guessed.discard(child)
         process = self._by_pid[parent]
-        if not (files and memory) and len(self._all) < MAX_PROCESSES:
-            process = process.forked(child, shares_memory=memory)
-            self._all.append(process)
+        if not (files and memory):
+            if len(self._all) < MAX_PROCESSES:
+                process = process.forked(child, shares_memory=memory)
+                self._all.append(process)
+            else:
+                process = self._beyond
         self._by_pid[child] = process
         return process
 
     def _new(self, leader: int) -> Process:
+        if len(self._all) >= MAX_PROCESSES:
+            return self._beyond
         process = Process(leader)
         self._all.append(process)
         return process

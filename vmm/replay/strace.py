@@ -28,7 +28,7 @@ from vmm.replay.numbers import (
     bits_in,
     request_in,
 )
-from vmm.replay.processes import File, Process, Processes
+from vmm.replay.processes import MAX_CAPABILITIES, File, Process, Processes
 from vmm.replay.syntax import (
     MAKERS,
     MAX_BEGUN,
@@ -287,7 +287,8 @@ class _Reader:
         process = self._processes.user_of(call.pid, fd)
         file = process.files.get(fd)
         if file is not None and file.vm is not None:
-            file.vm.capabilities[number] = call.returned
+            if len(file.vm.capabilities) < MAX_CAPABILITIES:
+                file.vm.capabilities[number] = call.returned
         else:
             process.learn(number, call.returned)
 

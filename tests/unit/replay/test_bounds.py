@@ -2,7 +2,10 @@
 
 import tracemalloc
 
+import pytest
+
 from tests.traced import KVM, region, replay_in, trace_of
+from vmm.replay import processes
 from vmm.replay.syntax import MAX_BEGUN, MAX_WAITING, Joiner, Unparsed
 from vmm.replay.trace import Region, Unread
 
@@ -98,3 +101,27 @@ def test_a_large_number_in_qemus_trace_is_none() -> None:
     lines = (line, line.replace("0x2000", "0x" + "f" * 20))
     (vm,) = trace_of(*lines * 1000).vms
     assert [type(call) for call in vm.calls][:2] == [Region, Unread]
+
+
+def test_processes_beyond_a_number_close_nothing_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MAX_PROCESSES", 3)
+    made = "7 ioctl(8, KVM_CREATE_GUEST_MEMFD, {size=16384, flags=0}) = 9"
+    children = [
+        line
+        for pid in range(20, 30)
+        for line in (f"7 fork() = {pid}", f"{pid} close(9) = 0", f"{pid} close(8) = 0")
+    ]
+    bound = region(flags="KVM_MEM_GUEST_MEMFD", name="KVM_SET_USER_MEMORY_REGION2")
+    bound = bound.replace("}", ", guest_memfd_offset=0, guest_memfd=9}")
+    (vm,) = trace_of(KVM, made, *children, bound, "30 ioctl(3, KVM_CREATE_VM, 0) = 8").vms[:1]
+    *_, last = vm.calls
+    assert isinstance(last, Region)
+    assert last.memfd == "guest_memfd 1"
+    assert len(vm.calls) == 2
+
+
+def test_answers_on_capabilities_beyond_a_number_are_left_out() -> None:
+    asked = [f"7 ioctl(3, KVM_CHECK_EXTENSION, {number:#x}) = 1" for number in range(5000)]
+    on_vm = [line.replace("(3", "(8") for line in asked]
+    (vm,) = trace_of(*asked, KVM, *on_vm, region()).vms
+    assert len(vm.capabilities) <= processes.MAX_CAPABILITIES
