@@ -21,7 +21,7 @@ ELSEWHERE = {
     r"^\./scripts/test\b": "these tests are what it runs",
     r"^(\./scripts/)?vmm lab (run|matrix|diff)\b": "tests/lab_vm boots a kernel",
     r"^make -C ~/linux\b": "builds a kernel",
-    r"\bvng\b": "virtme-ng boots a kernel",
+    r"\bvng\b": "tests/lab_vm/test_virtme.py runs one of them",
     r"^kubectl\b": "tests/unit/test_examples.py holds the manifest against Kubernetes' schema",
     r"^tmt\b": "tests/kvm/test_engines.py runs it",
     r"^dask\b|--dask\b": "tests/kvm/test_fleet.py runs a cluster of Dask's",

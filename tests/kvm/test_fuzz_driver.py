@@ -274,6 +274,17 @@ def test_run_that_is_interrupted_before_its_budget_ends_is_inconclusive(
         assert _status(run(monkeypatch, plan, work, interruption)) == status
 
 
+def test_an_empty_folder_that_was_there_before_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    for folder in ("mine", "made"):
+        interruption = Interruption()
+        interruption.asked = True
+        run(monkeypatch, Plan(7, tmp_path / folder), begin, interruption)
+    assert [each.name for each in tmp_path.iterdir()] == ["mine"]
+
+
 def test_descriptors_that_run_out_are_the_hosts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ class Fuzzer:
         self._avoids: frozenset[str] = frozenset()
         self._pauses = Pauses()
         self._started = time.monotonic()
+        self._made_out = False
 
     def run(self, interruption: Interruption) -> Tally:
         """Run until the budget is spent, something stops it, or it is interrupted.
@@ -124,6 +125,7 @@ class Fuzzer:
         longer.
         """
         tally = self.tally
+        self._made_out = not self._plan.out.exists()
         self._plan.out.mkdir(parents=True, exist_ok=True)
         try:
             with KernelWatch() as watch:
@@ -398,7 +400,7 @@ class Fuzzer:
         """End all processes, remove journals, and write what was not minimised."""
         self._end_workers()
         self._queue.close()
-        if self._plan.out.exists() and not any(self._plan.out.iterdir()):
+        if self._made_out and self._plan.out.exists() and not any(self._plan.out.iterdir()):
             self._plan.out.rmdir()
 
 

@@ -15,6 +15,7 @@ from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo
 from vmm.report.terminal import differing_step, step_under_way
 from vmm.report.text import check_again
+from vmm.scenario.codec import HEADER_BEGINS
 from vmm.scenario.features import Features
 from vmm.scenario.toolversion import tool_version
 from vmm.scenario.undecodable import UNDECODABLE
@@ -129,6 +130,8 @@ def parse_result(text: bytes, name: str) -> ResultFile:
 
     Raises ResultError.
     """
+    if text.startswith(HEADER_BEGINS):
+        raise ResultError(f"{name}: a history, not a result: `vmm judge --json` makes one of it")
     try:
         found = msgspec.json.decode(text, type=_Version).format
         if found == FORMAT:

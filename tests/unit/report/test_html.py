@@ -11,6 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.browser import chromium, complaints, opened, phone, shows, violations
 from tests.ideal import ideal_history
@@ -192,6 +193,20 @@ def test_the_box_says_what_the_text_report_says_of_the_step(
     at = next(n for n, line in enumerate(lines) if line.startswith("step "))
     assert box == [lines[at].removeprefix("step").strip(), *lines[at + 1 : at + len(box)]]
     assert len(box) == 2
+
+
+def test_on_a_phone_an_address_leads_to_its_scenario(browser: Chrome, page: Path) -> None:
+    phone(browser, 390)
+    tops = []
+    for fragment in ("#s/create-one/1", ""):
+        opened(browser, page, fragment)
+        shown = WebDriverWait(browser, 10)
+        shown.until(lambda b: b.execute_script("return document.readyState === 'complete'"))
+        browser.execute_async_script("setTimeout(arguments[0], 50)")
+        script = "return document.getElementById('scenario').getBoundingClientRect().top"
+        tops.append(browser.execute_script(script))
+    phone(browser, 0)
+    assert -1 <= tops[0] < 100 < tops[1]
 
 
 def test_a_skip_says_why_and_no_more(browser: Chrome, page: Path) -> None:

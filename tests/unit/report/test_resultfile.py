@@ -120,6 +120,10 @@ def test_a_difference_marks_its_step() -> None:
         (b"\xff\xfe", "not a result of `vmm check --json`: "),
         (b"[" * 5000, "not a result of `vmm check --json`: "),
         (b'{"format": 1, "status": "passed"}', "missing required field"),
+        (
+            b'{"type":"history","format":1}\n{"type"',
+            "a history, not a result: `vmm judge --json`",
+        ),
         (b'{"format": 99}', "format 99 is not known here (this reads format 1)"),
     ],
 )

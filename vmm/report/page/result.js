@@ -307,9 +307,12 @@ function arrive() {
 for (const kind of ["input", "change"])
   document.getElementById("filters").addEventListener(kind, filter);
 document.getElementById("filters").addEventListener("submit", (event) => event.preventDefault());
+// On a phone the scenario stands below the list.
+function scrollToScenario() {
+  if (matchMedia("(max-width: 50rem)").matches) setTimeout(() => main.scrollIntoView(), 0);
+}
 document.getElementById("list").addEventListener("click", (event) => {
-  if (event.target.closest("a") && matchMedia("(max-width: 50rem)").matches)
-    setTimeout(() => main.scrollIntoView(), 0);
+  if (event.target.closest("a")) scrollToScenario();
 });
 window.addEventListener("hashchange", arrive);
 document.addEventListener("keydown", (event) => {
@@ -323,7 +326,8 @@ document.addEventListener("keydown", (event) => {
 });
 filter();
 arrive();
-if (!now && !location.hash.startsWith("#s/")) {
+if (location.hash.startsWith("#s/")) scrollToScenario();
+else if (!now) {
   const order = [
     "differs",
     "unhealthy",
