@@ -4,6 +4,7 @@
 other types.
 """
 
+import inspect
 import json
 import sys
 from datetime import UTC, datetime
@@ -149,11 +150,18 @@ class _Version(msgspec.Struct):
 
 
 def schema() -> dict[str, object]:
-    """Return the JSON Schema of a result, without the docstrings' examples."""
+    """Return the JSON Schema of a result, without the docstrings' examples.
+
+    It is the same with any version of msgspec.
+    """
     made = msgspec.json.schema(ResultFile)
     for definition in made["$defs"].values():
         if "description" in definition:
-            definition["description"] = definition["description"].partition(">>>")[0].strip()
+            text = inspect.cleandoc(definition["description"])
+            definition["description"] = text.partition(">>>")[0].strip()
+        for field in definition.get("properties", {}).values():
+            if field.get("default") == {}:
+                del field["default"]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "memslot-vmm result",
