@@ -5,8 +5,10 @@ import faulthandler
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from vmm.fuzz.minimise.queue import Queue
 from vmm.fuzz.tally import Plan, Tally
 from vmm.fuzz.worker import Assignment, run_worker
 from vmm.host.child import Child
+from vmm.host.cpus import allowed
 from vmm.host.hostinfo import host_facts
 from vmm.kvm.system import Kvm
 from vmm.scenario.codec import read_scenario
@@ -126,6 +129,56 @@ def test_a_worker_that_hangs_when_the_time_is_over_is_a_finding(
     assert finding.name.startswith("hung")
     assert tally.notes[0].startswith("harmless hung: nothing heard for 0.5 s")
     assert _status(tally) == 3
+
+
+@contextmanager
+def busy(cpu: int) -> Iterator[None]:
+    """Let five processes take turns with whoever uses a CPU, for some seconds at most."""
+    others = [Child.start(partial(_spin, cpu), f"busy-{number}", str) for number in range(5)]
+    try:
+        yield
+    finally:
+        for each in others:
+            each.end()
+
+
+def _spin(cpu: int, to: Connection) -> None:
+    os.sched_setaffinity(0, {cpu})
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        pass
+
+
+def test_a_worker_that_waits_for_a_busy_cpu_does_not_hang(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def work(assignment: Assignment, to: Connection) -> None:
+        begin(assignment, to)
+        os.sched_setaffinity(0, {assignment.cpu})
+        until = time.process_time() + 0.15
+        while time.process_time() < until:
+            pass
+        send(to, Progress(1, 500, 0, 0, {}))
+        send(to, Ended())
+
+    monkeypatch.setattr(driver, "_SILENCE_S", 0.6)
+    plan = Plan(7, tmp_path, operations=100)
+    begun = time.monotonic()
+    with busy(sorted(allowed())[0]):
+        tally = run(monkeypatch, plan, work)
+    assert time.monotonic() - begun > 0.6, "the CPU was busy"
+    assert (tally.notes, tally.findings, tally.scenarios) == ([], [], 1)
+    assert _status(tally) == 0
+
+
+def test_a_worker_that_hangs_beside_others_is_a_finding_still(
+    kvm: Kvm, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(driver, "_SILENCE_S", 0.3)
+    with busy(sorted(allowed())[0]):
+        tally = run(monkeypatch, Plan(7, tmp_path, max_findings=1), hang)
+    (finding,) = tally.findings
+    assert finding.name.startswith("hung")
 
 
 def test_a_known_hang_is_no_finding_and_what_may_meet_it_is_left_out(

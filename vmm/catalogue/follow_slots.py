@@ -70,16 +70,21 @@ def scenarios(features: Features) -> tuple[Scenario, ...]:
     return (
         _follow("a-readonly-slot", "A READONLY slot", _slots((1, 2, 3), READONLY), _with_a_twin),
         _follow("a-logged-slot", "A logged slot", _slots((1, 2, 3), LOG_DIRTY_PAGES)),
-        _follow("a-slot-created-anew", "A slot whose id was in use before", _slots(), _anew),
-        _follow("a-slot-that-moved-twice", "A slot that has moved", _slots(), _moved),
+        _follow("a-slot-created-anew", "A slot whose id was in use before", _mixed(), _anew),
+        _follow("a-slot-that-moved-twice", "A slot that has moved", _mixed(), _moved),
         _follow(
             "slots-of-the-lowest-and-the-highest-ids",
             "A slot of the lowest or the highest id, logged or not,",
             _slots((0, last, last - 1), LOG_DIRTY_PAGES),
             _logged_later,
         ),
-        _follow("slots-of-two-vcpus", "A slot that two vCPUs use", _slots(), vcpus=2),
+        _follow("slots-of-two-vcpus", "A slot that two vCPUs use", _mixed(), vcpus=2),
     )
+
+
+def _mixed() -> tuple[Slot, ...]:
+    """Return slots of which the first is not logged."""
+    return _slots()[:1] + _slots(flags=LOG_DIRTY_PAGES)[1:]
 
 
 def _slots(ids: tuple[int, int, int] = (1, 2, 3), flags: int = 0) -> tuple[Slot, ...]:

@@ -462,6 +462,22 @@ static void note_pages(struct vm *vm, struct slot *slot, uint64_t first, uint64_
     vm->stashed = true;
 }
 
+static bool is_logged_and_moved(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_logged(vm, slot, change) && slot->moves;
+}
+
+static bool is_logged_anew(struct vm *vm, struct slot *slot, const struct host_change *change)
+{
+    return is_logged(vm, slot, change) && slot->lives > 1;
+}
+
+static bool is_logged_beside_other_vcpu(struct vm *vm, struct slot *slot,
+                                        const struct host_change *change)
+{
+    return is_logged(vm, slot, change) && vm->armed;
+}
+
 static bool is_logged_page_out(struct vm *vm, struct slot *slot, const struct host_change *change)
 {
     return is_page_out(vm, slot, change) && is_logged(vm, slot, change);
@@ -487,6 +503,9 @@ AFTER(note_paged_out, is_logged_page_out, note_pages)
 AFTER(note_grown, is_logged_growth, note_pages)
 AFTER(note_moved_back, is_logged_return, note_pages)
 AFTER(note_change, is_logged, note_pages)
+AFTER(note_moved, is_logged_and_moved, note_pages)
+AFTER(note_anew, is_logged_anew, note_pages)
+AFTER(note_beside_other_vcpu, is_logged_beside_other_vcpu, note_pages)
 BEFORE(note_fork, is_fork_of_logged, note_pages)
 
 static void set_noted(struct log *log, const struct region *noted, bool dirty)
@@ -652,6 +671,18 @@ const struct fault host_faults[] = {
     {.name = "host-change-clears-log", .host_changes = note_change, .log = forget_noted,
      .sentence = "Pages that the host changed are in no dirty log, whatever was written before.",
      .witness = "set 1 100 1 0 log; write 100; drop 0 1; log 1"},
+    {.name = "host-change-stops-the-log-after-move", .host_changes = note_moved,
+     .log = forget_noted,
+     .sentence = "In a slot that moved, what is written to pages that the host changed is in no log.",
+     .witness = "set 1 100 1 0 log; set 1 200 1 0 log; drop 0 1; write 200; log 1"},
+    {.name = "host-change-stops-the-log-in-second-life", .host_changes = note_anew,
+     .log = forget_noted,
+     .sentence = "If an id was in use before, what is written to changed pages is in no log.",
+     .witness = "set 1 100 1 0; delete 1; set 1 100 1 0 log; drop 0 1; write 100; log 1"},
+    {.name = "host-change-stops-the-log-after-vcpu-1-ran", .enter = note_other_vcpu,
+     .host_changes = note_beside_other_vcpu, .log = forget_noted,
+     .sentence = "Once another vCPU ran, what is written to changed pages is in no log.",
+     .witness = "second; set 1 100 1 0 log; read 100; drop 0 1; write 100; log 1"},
     {.name = "paged-out-stops-the-log", .host_changes = note_paged_out, .log = forget_noted,
      .sentence = "What is written to pages that were paged out is not in the next dirty log.",
      .witness = "set 1 100 1 0 log; pageout 0 1; write 100; log 1"},
