@@ -673,7 +673,7 @@ const struct fault host_faults[] = {
      .witness = "set 1 100 1 0 log; write 100; drop 0 1; log 1"},
     {.name = "host-change-stops-the-log-after-move", .host_changes = note_moved,
      .log = forget_noted,
-     .sentence = "In a slot that moved, what is written to pages that the host changed is in no log.",
+     .sentence = "In a slot that moved, what is written to changed pages is in no log.",
      .witness = "set 1 100 1 0 log; set 1 200 1 0 log; drop 0 1; write 200; log 1"},
     {.name = "host-change-stops-the-log-in-second-life", .host_changes = note_anew,
      .log = forget_noted,
