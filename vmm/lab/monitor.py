@@ -11,6 +11,8 @@ from vmm.lab.errors import LabError
 
 _ANSWER_S = 30.0
 _KEEP_S = 60.0
+_LOOK_S = 0.02
+_ENDS = ("completed", "failed", "cancelled")
 _AT_ONCE = 1 << 40
 """Bytes a second: no limit in practice."""
 
@@ -29,13 +31,18 @@ class Monitor:
         self._ask("migrate-set-parameters", {"max-bandwidth": _AT_ONCE})
         self._ask("migrate", {"uri": where})
         end = time.monotonic() + _KEEP_S
-        while (now := self._ask("query-migrate", {}))["status"] not in ("completed", "failed"):
-            if time.monotonic() > end:
-                raise LabError("QEMU takes too long to write the machine's state")
-            time.sleep(0.02)
+        is_late = False
+        while (now := self._ask("query-migrate", {}))["status"] not in _ENDS:
+            if time.monotonic() > end and not is_late:
+                is_late = True
+                # While it is under way, no folder of the host's can be mounted (EBUSY).
+                self._ask("migrate_cancel", {})
+            time.sleep(_LOOK_S)
         if now["status"] == "failed":
             raise LabError(f"QEMU cannot write the machine's state: {now.get('error-desc', '?')}")
         self._ask("cont", {})
+        if is_late:
+            raise LabError("QEMU takes too long to write the machine's state")
 
     def _ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a command. Raises LabError."""

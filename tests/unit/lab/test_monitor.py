@@ -53,6 +53,21 @@ def test_a_state_that_cannot_be_written_is_an_error() -> None:
         monitor.keep(Path("/state"))
 
 
+def test_what_takes_too_long_is_broken_off_before_the_machine_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vmm.lab.monitor._KEEP_S", -1.0)
+    yes: dict[str, object] = {"return": {}}
+    first, *rest = ({"return": {"status": each}} for each in ("active", "cancelling", "cancelled"))
+    with (
+        emulator(yes, yes, yes, first, yes, *rest, yes) as (monitor, asked),
+        pytest.raises(LabError, match="takes too long"),
+    ):
+        monitor.keep(Path("/state"))
+    assert asked.count("migrate_cancel") == 1
+    assert asked[-3:] == ["query-migrate", "query-migrate", "cont"]
+
+
 def test_what_the_emulator_refuses_is_named() -> None:
     refused = {"error": {"class": "GenericError", "desc": "migration is disabled"}}
     with (
