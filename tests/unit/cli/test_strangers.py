@@ -8,7 +8,9 @@ import pytest
 
 from tests.ideal import FEATURES, ideal_history
 from tests.played import Kernel, make, played, vmm, with_outcome
+from tests.results import passed, run_of
 from vmm.fuzz.minimise import alone
+from vmm.report.json import run_text
 from vmm.scenario.codec import HistoryText, history_lines, scenario_text
 from vmm.scenario.history import End, Event, History, Refused, Touched
 from vmm.scenario.operations import (
@@ -204,6 +206,15 @@ def test_a_bad_file_does_not_hide_a_difference(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", bad)
     result = vmm("judge", tmp_path)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
+def test_a_result_where_a_scenario_is_wanted_is_called_one(tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    file.write_text(run_text(run_of(passed("one"))))
+    for command in ("run", "repro"):
+        assert refused(command, file) == (
+            f"vmm: {file}: a result, not a scenario: `vmm report` draws it\n"
+        )
 
 
 def test_repro_takes_one_history_whatever_the_file_is_called(

@@ -1,6 +1,7 @@
 """Scenario and history files that the user names; a bad one is one line and status 2."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +57,18 @@ def scenario_from(name: str, limits: Limits = USUAL) -> Scenario:
             return parse_scenario(_from_stdin(), "standard input", limits)
         return read_scenario(path, limits)
     except FileError as error:
+        if _holds_result(path):
+            raise Unusable(f"{name}: a result, not a scenario: `vmm report` draws it") from None
         raise Unusable(str(error)) from None
+
+
+def _holds_result(path: Path) -> bool:
+    """Whether a file begins as `vmm check --json` writes a result."""
+    try:
+        with opened(path) as file:
+            return re.match(rb'{\s*"format":\s*\d+,\s*"status":', file.read(80)) is not None
+    except (FileError, OSError):
+        return False
 
 
 def _may_be_curated(name: str) -> bool:
