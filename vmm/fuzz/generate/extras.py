@@ -6,6 +6,7 @@ turn into zeros, which the guest would run through for ever.
 """
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 import msgspec
 
@@ -39,12 +40,14 @@ from vmm.scenario.operations import (
     CreateGuestMemfd,
     CreateIrqchip,
     CreateVcpu,
+    Death,
     EnableCap,
     HarvestDirtyRing,
     HostChangeKind,
     Inspect,
     Instruction,
     KvmclockCtrl,
+    Lives,
     MapGuestMemfd,
     Mapping,
     NewVm,
@@ -84,6 +87,11 @@ _SAME_PLACES = 0.4
 _LOOKS_AFTER_CHANGES = 0.6
 _CLOSES = 0.1
 """The share of switches to another VM that is closed then, and made anew."""
+
+_LIVES = 0.08
+"""Other VMs live and die that often in place of a switch: a life takes as long as a scenario."""
+
+_DEATHS: tuple[Death, ...] = get_args(Death)
 
 _ZAP_ALL = 1 << 7  # KVM_X86_QUIRK_SLOT_ZAP_ALL
 _NOT_A_QUIRK = 1 << 62
@@ -404,12 +412,15 @@ class Extras:
             yield Inspect()
 
     def _switch(self) -> Iterator[AnyOperation]:
-        """Yield a switch to another VM, which may be closed while the first one goes on.
+        """Yield a switch to another VM, which may be closed while the first one goes on, or lives.
 
         What this generator knows of slots is then only a guess. A slot of another VM may be created
         here, too, at the same gpa and on the same memory.
         """
         dice = self._dice
+        if self._features.process_files and dice.chance(_LIVES):
+            yield Lives(dice.pick(_DEATHS), dice.between(1, 2))
+            return
         yield SwitchVm(dice.below(3))
         if dice.chance(_CLOSES):
             yield NewVm()

@@ -2,9 +2,8 @@
 
 Most scenarios mix region calls and looks at memory; some begin with a crowd of slots; some have
 another subject besides (``extras.py``); some are mutations of curated scenarios; a few are races
-(``races.py``). Other VMs' lives and churning slots are left to curated scenarios, since they need
-time and quantity. Short scenarios show a difference plainly, long ones reach states that take many
-steps.
+(``races.py``). Churning slots are left to curated scenarios, since they need time and quantity.
+Short scenarios show a difference plainly, long ones reach states that take many steps.
 """
 
 from collections.abc import Iterator, Sequence
