@@ -5,7 +5,7 @@ from pathlib import Path
 
 from msgspec.structs import asdict
 
-from vmm.replay.build import Replay, replay_of
+from vmm.replay.build import Replay
 from vmm.replay.reader import read_lines
 from vmm.replay.spool import Store
 from vmm.replay.trace import Call, Calls, Trace
@@ -46,7 +46,7 @@ def replay_in(*lines: str) -> Replay:
     """Return the only VM of a trace as a scenario."""
     trace = trace_of(*lines)
     (vm,) = trace.vms
-    return replay_of(trace, vm)
+    return Replay(trace, vm)
 
 
 def calls_of(every: Iterable[Call]) -> Calls:

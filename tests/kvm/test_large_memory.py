@@ -10,7 +10,7 @@ from vmm.execution.hostmemory import HostMemory
 from vmm.execution.probe.features import probe_features
 from vmm.execution.runner import run_isolated
 from vmm.kvm.system import Kvm
-from vmm.replay.build import replay_of
+from vmm.replay.build import Replay
 from vmm.replay.reader import read_trace
 from vmm.scenario.content import page_bytes
 from vmm.scenario.history import HostChange
@@ -66,7 +66,7 @@ def test_a_q35_of_4_gib_runs_here_with_its_holes_and_its_true_sizes() -> None:
     trace = read_trace(TRACES / "qemu-q35-4g.strace.gz")
     with Kvm.open() as kvm:
         features = probe_features(kvm)
-    scenario = replay_of(trace, trace.vms[0], features).built.scenario
+    scenario = Replay(trace, trace.vms[0], features).built.scenario
     assert sum(mapping.pages for mapping in scenario.mappings) > 4 * GIB // PAGE_SIZE_BYTES
     validate(scenario)
     verdict = judge(run_isolated(scenario, features, time_limit_s=120))

@@ -11,8 +11,10 @@ import msgspec
 
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
+    SLOT_ZAP_ALL,
     AnyOperation,
     AsId,
+    EnableCap,
     GetDirtyLog,
     Hva,
     Mapping,
@@ -31,6 +33,9 @@ NOWHERE = Mapping("nowhere", 8, "unmapped")
 API = "api.rst 4.35 KVM_SET_USER_MEMORY_REGION"
 API_DIRTY = "api.rst 4.8 KVM_GET_DIRTY_LOG"
 API_MMIO = "api.rst 5, KVM_EXIT_MMIO"
+
+WITHOUT_ZAP_ALL = EnableCap("DISABLE_QUIRKS2", SLOT_ZAP_ALL)
+"""Deletions and moves zap the pages of their slot alone from then on."""
 
 R = TypeVar("R", bound=SetUserMemoryRegion)
 

@@ -38,8 +38,8 @@ def _zone(page: int = 0, pages: int = 4, *, on: bool = True) -> CoalesceMmio:
     return CoalesceMmio(_GPA + page * PAGE_SIZE_BYTES, pages * PAGE_SIZE_BYTES, on)
 
 
-def _ports(*, on: bool = True, kind: int = 1) -> CoalesceMmio:
-    return msgspec.structs.replace(_zone(on=on), pio=kind if kind != 1 else True)
+def _ports(*, on: bool = True, kind: bool | int = True) -> CoalesceMmio:
+    return msgspec.structs.replace(_zone(on=on), pio=kind)
 
 
 def _event(

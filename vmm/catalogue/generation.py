@@ -7,11 +7,10 @@ power of two of changes they may be equal again, but an old SPTE must not become
 from collections.abc import Iterator
 
 from vmm.catalogue._area import Area
-from vmm.catalogue._build import API_MMIO, Slot, at, read, write
+from vmm.catalogue._build import API_MMIO, WITHOUT_ZAP_ALL, Slot, at, read, write
 from vmm.scenario.features import Features
-from vmm.scenario.operations import LOG_DIRTY_PAGES, AnyOperation, EnableCap, Scenario
+from vmm.scenario.operations import LOG_DIRTY_PAGES, AnyOperation, Scenario
 
-_SLOT_ZAP_ALL = 1 << 7
 _TOGGLED = Slot(1, 0x100, at("a"))
 _COMES = Slot(2, 0x200, at("b"))
 _POWERS = range(1, 10)
@@ -74,7 +73,7 @@ def slow_scenarios(features: Features) -> tuple[Scenario, ...]:
             "generation-comes-round",
             "When the memslot generation wraps in the bits that are cached, no MMIO cached "
             "before is used.",
-            EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL),
+            WITHOUT_ZAP_ALL,
             _TOGGLED.create(),
             *_all_bits(features),
             tags=("slow",),

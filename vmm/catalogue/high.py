@@ -3,7 +3,18 @@
 from collections.abc import Iterator
 
 from vmm.catalogue._area import Area
-from vmm.catalogue._build import API, HUGE, B, Slot, at, creates, deletes, read, write
+from vmm.catalogue._build import (
+    API,
+    HUGE,
+    WITHOUT_ZAP_ALL,
+    B,
+    Slot,
+    at,
+    creates,
+    deletes,
+    read,
+    write,
+)
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -11,7 +22,6 @@ from vmm.scenario.operations import (
     READONLY,
     AnyOperation,
     ChangeHostMemory,
-    EnableCap,
     Execute,
     Guest,
     Mapping,
@@ -23,7 +33,6 @@ from vmm.scenario.operations import (
 _BORDER_GFN = 1 << 20  # 4 GiB
 _BORDER = _BORDER_GFN * PAGE_SIZE_BYTES
 _TIB_GFN = 1 << 28
-_SLOT_ZAP_ALL = 1 << 7
 _HIGH_GFN = 0x12_3456
 _ONE = Slot(1, _HIGH_GFN, at("a"), pages=2)
 
@@ -283,7 +292,7 @@ def _zapped_at_the_end(last_gfn: int) -> tuple[Scenario, ...]:
         _high(
             "high-last-gfn-without-quirk",
             "If a deletion zaps one slot alone, that is all of it, the last page included.",
-            EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL),
+            WITHOUT_ZAP_ALL,
             end.create(),
             *(read(last_gfn - page) for page in range(end.pages)),
             end.delete(),

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 import msgspec
 
 from vmm.catalogue._area import Area
-from vmm.catalogue._build import Slot, at
+from vmm.catalogue._build import WITHOUT_ZAP_ALL, Slot, at
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
     AnyOperation,
-    EnableCap,
     Place,
     Scenario,
 )
@@ -24,8 +23,6 @@ from vmm.scenario.pagetables import (
     real_table,
 )
 from vmm.scenario.programs import INTERRUPT, writes
-
-_SLOT_ZAP_ALL = 1 << 7
 
 _SOURCE = "emulate_int_real; Intel SDM vol. 3, 6.12, 20.1.4"
 
@@ -196,7 +193,7 @@ def _without_quirk(scenario: Scenario) -> Scenario:
         name=f"{scenario.name}-without-quirk",
         tags=(*scenario.tags, "quirks"),
         needs=(*scenario.needs, "slot_zap_all_quirk"),
-        operations=(EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL), *scenario.operations),
+        operations=(WITHOUT_ZAP_ALL, *scenario.operations),
     )
 
 

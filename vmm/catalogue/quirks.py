@@ -1,10 +1,9 @@
 """KVM_CAP_DISABLE_QUIRKS2: VMs on which a change of a slot zaps only the slot's own pages."""
 
 from vmm.catalogue._area import Area
-from vmm.catalogue._build import HUGE, A, B, Slot, at, read, write
-from vmm.scenario.operations import EnableCap, Scenario
+from vmm.catalogue._build import HUGE, WITHOUT_ZAP_ALL, A, B, Slot, at, read, write
+from vmm.scenario.operations import SLOT_ZAP_ALL, EnableCap, Scenario
 
-_SLOT_ZAP_ALL = 1 << 7
 _NOT_A_QUIRK = 1 << 40
 _SOURCE = "d012a06ab1d2, aa8d1f48d353; api.rst KVM_X86_QUIRK_SLOT_ZAP_ALL"
 
@@ -23,7 +22,7 @@ _without_quirk = Area(
     tags=("quirks",),
     source=_SOURCE,
     needs=("slot_zap_all_quirk",),
-    before=(EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL),),
+    before=(WITHOUT_ZAP_ALL,),
 )
 
 
@@ -67,7 +66,7 @@ SCENARIOS = (
         operations=(
             _ONE.create(),
             EnableCap("DISABLE_QUIRKS2", _NOT_A_QUIRK),
-            EnableCap("DISABLE_QUIRKS2", _NOT_A_QUIRK | _SLOT_ZAP_ALL),
+            EnableCap("DISABLE_QUIRKS2", _NOT_A_QUIRK | SLOT_ZAP_ALL),
             EnableCap("DISABLE_QUIRKS2", 0, flags=1),
             _ONE.move(0x104),
         ),

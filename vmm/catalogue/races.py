@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-from vmm.catalogue._build import API_DIRTY, A, Slot, at, creates, read
+from vmm.catalogue._build import API_DIRTY, WITHOUT_ZAP_ALL, A, Slot, at, creates, read
 from vmm.catalogue._races import change, executor, host, race, reader, writer
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
-    EnableCap,
     GuestThread,
     HostWrite,
     Mapping,
@@ -15,7 +14,6 @@ from vmm.scenario.operations import (
 
 _FILE = Mapping("file", 8, "memfd")
 _HUGE = Mapping("huge", 1024, "thp")
-_SLOT_ZAP_ALL = 1 << 7
 
 _GFN = 0x100
 _ONE = Slot(1, _GFN, at("a"), pages=2)
@@ -34,7 +32,7 @@ def _without_quirk(scenario: Scenario) -> Scenario:
         mappings=scenario.mappings,
         survey=scenario.survey,
         vcpus=scenario.vcpus,
-        operations=(EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL), *scenario.operations),
+        operations=(WITHOUT_ZAP_ALL, *scenario.operations),
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import msgspec
 
-from vmm.catalogue._build import HUGE, A, Slot, at, read, write
+from vmm.catalogue._build import HUGE, WITHOUT_ZAP_ALL, A, Slot, at, read, write
 from vmm.catalogue._starts import (
     CODE,
     DATA,
@@ -27,7 +27,6 @@ from vmm.scenario.operations import (
     SMM,
     AnyOperation,
     ChangeHostMemory,
-    EnableCap,
     GetDirtyLog,
     Guest,
     HostWrite,
@@ -38,8 +37,6 @@ from vmm.scenario.operations import (
 )
 from vmm.scenario.pagetables import PLAIN, USED, Tables
 from vmm.scenario.programs import ACCESSED, ENTRY_BYTES, entries
-
-_SLOT_ZAP_ALL = 1 << 7
 
 _A_USED = Tables("a", 0x100, GFNS, bits=USED)
 _B = Tables("b", 0x100, tuple(reversed(GFNS)))
@@ -241,7 +238,7 @@ def _without_quirk(scenario: Scenario) -> Scenario:
         source=_ZAP,
         tags=(*scenario.tags, "quirks"),
         needs=(*scenario.needs, "slot_zap_all_quirk"),
-        operations=(EnableCap("DISABLE_QUIRKS2", _SLOT_ZAP_ALL), *scenario.operations),
+        operations=(WITHOUT_ZAP_ALL, *scenario.operations),
     )
 
 

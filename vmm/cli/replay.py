@@ -15,7 +15,7 @@ from vmm.cli.output.console import console, print_lines, width_of
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.writing import spare, written
 from vmm.cli.running.host import Host, exit_status, look_at_host, require_usable
-from vmm.replay.build import Built, Replay, replay_of
+from vmm.replay.build import Built, Replay
 from vmm.replay.judging import Judged, judged
 from vmm.replay.lines import STDIN, name_of
 from vmm.replay.reader import read_trace
@@ -119,7 +119,7 @@ def replayed(paths: tuple[Path, ...], wanted: ReplayOptions) -> int:
     path = Path(trace.name)
     host = None if wanted.judge_only else look_at_host()
     features = None if host is None or host.info.obstacle else host.features
-    replays = [replay_of(trace, vm, features) for vm in vms]
+    replays = [Replay(trace, vm, features) for vm in vms]
     if file is not None:
         _write(file, replays[0].built, path, wanted.limits)
     statuses: list[Status] = []

@@ -97,24 +97,12 @@ class Summary(msgspec.Struct):
 def _operation(call: Region) -> SetUserMemoryRegion:
     caller: Literal["owner", "forked-child"] = "forked-child" if call.is_foreign else "owner"
     argument: Literal["readable", "unreadable"] = "readable" if call.is_readable else "unreadable"
+    place = (call.slot, call.guest_phys_addr, call.memory_size, call.userspace_addr)
+    region = (*place, call.flags, caller, argument)
     if not call.second_form:
-        return SetUserMemoryRegion(
-            call.slot,
-            call.guest_phys_addr,
-            call.memory_size,
-            call.userspace_addr,
-            call.flags,
-            caller,
-            argument,
-        )
+        return SetUserMemoryRegion(*region)
     return SetUserMemoryRegion2(
-        call.slot,
-        call.guest_phys_addr,
-        call.memory_size,
-        call.userspace_addr,
-        call.flags,
-        caller,
-        argument,
+        *region,
         guest_memfd=memfd_name(call) if call.flags & GUEST_MEMFD else -1,
         guest_memfd_offset=call.guest_memfd_offset,
     )

@@ -50,7 +50,7 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 class Replay:
     """A VM of a trace: what its calls ask for and were answered, and a scenario of them.
 
-    The scenario is made when it is asked for.
+    The scenario is made when it is asked for; ``features`` are those of the host that will run it.
     """
 
     def __init__(self, trace: Trace, vm: TracedVm, features: Features | None = None) -> None:
@@ -79,11 +79,6 @@ class Built(msgspec.Struct, frozen=True):
     obstacle: str = ""
 
 
-def replay_of(trace: Trace, vm: TracedVm, features: Features | None = None) -> Replay:
-    """Return a VM of a trace as a scenario; ``features`` are those of the host that will run it."""
-    return Replay(trace, vm, features)
-
-
 def scenario_name(trace: Trace, vm: TracedVm) -> str:
     """Return what the scenario of a VM is called."""
     stem = _NAME.sub("-", trace.name.rpartition("/")[2]).strip("-") or "trace"
@@ -91,7 +86,7 @@ def scenario_name(trace: Trace, vm: TracedVm) -> str:
 
 
 def _built(trace: Trace, vm: TracedVm, answers: Answers, features: Features | None) -> Built:
-    name, why = scenario_name(trace, vm), f"Replayed from {trace.tool}'s trace, from line {vm.line}"
+    name = scenario_name(trace, vm)
     if len(vm.calls) > MAX_OPERATIONS:
         return Built(Scenario(name, ()), obstacle=_too_many(vm))
     builder = _Builder(vm, features, answers)
@@ -100,7 +95,7 @@ def _built(trace: Trace, vm: TracedVm, answers: Answers, features: Features | No
     guest = guest_for(regions, _kernel_gpas(vm.calls))
     scenario = Scenario(
         name=name,
-        why=f"{why} on.",
+        why=f"Replayed from {trace.tool}'s trace, from line {vm.line} on.",
         operations=tuple(step.operation for step in steps),
         mappings=builder.places.mappings,
         needs=_needs(vm, regions, features),

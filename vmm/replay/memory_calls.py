@@ -7,7 +7,6 @@ from msgspec.structs import replace
 from vmm.replay.numbers import (
     ADVICE,
     FALLOC_FLAGS,
-    FALLOC_PUNCH_HOLE,
     MAP_ANONYMOUS,
     MAP_FLAGS,
     MAP_HUGETLB,
@@ -21,6 +20,7 @@ from vmm.replay.numbers import (
 from vmm.replay.processes import File, Mapped, Process
 from vmm.replay.syntax import Called, file_of, number_of, split
 from vmm.replay.trace import Line, Memory, MemoryChange
+from vmm.scenario.memfd_operations import PUNCH_HOLE
 from vmm.scenario.operations import HostChangeKind, MappingKind
 
 PassOver = Callable[[str], None]
@@ -121,7 +121,7 @@ def fallocate(process: Process, call: Called, line: Line, _: PassOver) -> None:
     mode, offset, length = (split(opened[2]) + [""] * 3)[:3]
     begin, size = number_of(offset), number_of(length)
     file = process.files.get(opened[0])
-    if not bits_in(mode, FALLOC_FLAGS) & FALLOC_PUNCH_HOLE or begin is None or size is None:
+    if not bits_in(mode, FALLOC_FLAGS) & PUNCH_HOLE or begin is None or size is None:
         return
     for start, end, mapped in list(process.memory.within(0, _LAST)):
         if file is None or mapped.file is not file:

@@ -14,8 +14,6 @@ from vmm.replay.numbers import (
     CREATE_VCPU,
     ENABLE_CAP,
     FALLOC_FLAGS,
-    FALLOC_KEEP_SIZE,
-    FALLOC_PUNCH_HOLE,
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_FLAGS,
@@ -28,6 +26,7 @@ from vmm.replay.numbers import (
     bits_in,
 )
 from vmm.replay.syntax import Called, fields_of, number_of, split
+from vmm.scenario.memfd_operations import KEEP_SIZE, PUNCH_HOLE
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -117,8 +116,8 @@ def punch_of(name: str, arguments: str) -> PunchGuestMemfd | None:
     begin, size, bits = number_of(offset), number_of(length), bits_in(mode, FALLOC_FLAGS)
     if begin is None or size is None or begin < 0 or size < 0:
         return None
-    keep_size, punch = bool(bits & FALLOC_KEEP_SIZE), bool(bits & FALLOC_PUNCH_HOLE)
-    others = bits & ~(FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE)
+    keep_size, punch = bool(bits & KEEP_SIZE), bool(bits & PUNCH_HOLE)
+    others = bits & ~(KEEP_SIZE | PUNCH_HOLE)
     return PunchGuestMemfd(name, begin, size, keep_size, punch, others)
 
 

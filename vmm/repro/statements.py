@@ -354,8 +354,8 @@ class Statements:
             case ops.PunchGuestMemfd():
                 account.use("punchmemfd")
                 named = {"FALLOC_FL_PUNCH_HOLE": op.punch, "FALLOC_FL_KEEP_SIZE": op.keep_size}
-                parts = [name for name, is_set in named.items() if is_set]
-                mode = " | ".join([*parts, *([unsigned(op.others)] * bool(op.others))]) or "0"
+                named[unsigned(op.others)] = bool(op.others)
+                mode = " | ".join(name for name, is_set in named.items() if is_set) or "0"
                 where = f"{unsigned(op.offset)}, {unsigned(op.size)}"
                 return f"fallocate_guest_memfd({file}, {mode}, {where})"
 

@@ -6,7 +6,7 @@ from vmm.scenario.operation import Hex, Operation
 
 MEMFD_MMAP = 1 << 0
 MEMFD_INIT_SHARED = 1 << 1
-_KEEP_SIZE, _PUNCH_HOLE = 1 << 0, 1 << 1
+KEEP_SIZE, PUNCH_HOLE = 1 << 0, 1 << 1
 ZERO_RANGE, UNSHARE_RANGE = 1 << 4, 1 << 6
 """Modes of fallocate(2) that the kernel hands on to the file, which knows neither."""
 
@@ -74,7 +74,7 @@ class PunchGuestMemfd(Operation, frozen=True, tag="punch_guest_memfd", gc=False)
     @property
     def mode(self) -> int:
         """The bits that fallocate(2) gets."""
-        return self.others | _KEEP_SIZE * self.keep_size | _PUNCH_HOLE * self.punch
+        return self.others | KEEP_SIZE * self.keep_size | PUNCH_HOLE * self.punch
 
 
 class SetMemoryAttributes(Operation, frozen=True, tag="set_memory_attributes", gc=False):

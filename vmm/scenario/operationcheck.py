@@ -25,6 +25,7 @@ from vmm.scenario.limits import (
     unsigned_problem,
 )
 from vmm.scenario.mappings import place_problem
+from vmm.scenario.memfd_operations import KEEP_SIZE, PUNCH_HOLE
 from vmm.scenario.memfds import MemfdNames
 from vmm.scenario.operations import (
     GUEST_SIZE_BYTES,
@@ -53,7 +54,6 @@ _NO_SUCH_SPACE = ".as_id: guests look at as_id 1 where $.needs names smm"
 
 
 _SEGMENT_END = 0xFFFF
-_MODES_WITH_A_NAME = 3
 
 
 class OperationChecker:
@@ -387,7 +387,7 @@ def _start_problem(op: ops.Start) -> str:
 
 
 def _hole_problem(op: ops.PunchGuestMemfd) -> str:
-    if not 0 <= op.others < 1 << 31 or op.others & _MODES_WITH_A_NAME:
+    if not 0 <= op.others < 1 << 31 or op.others & (KEEP_SIZE | PUNCH_HOLE):
         return ".others: bits of an int other than FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE"
     return unsigned_problem(op, "offset", "size")
 

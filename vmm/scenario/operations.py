@@ -68,6 +68,7 @@ from vmm.scenario.start_operation import Start as Start
 from vmm.scenario.vm_operations import (
     CHURN_GFNS as CHURN_GFNS,
     MAX_VMS as MAX_VMS,
+    SLOT_ZAP_ALL as SLOT_ZAP_ALL,
     CapName as CapName,
     Churn as Churn,
     ChurnKind as ChurnKind,

@@ -2,7 +2,11 @@
 
 from typing import Literal
 
+from kvm_abi.uapi import Quirk
 from vmm.scenario.operation import Hex, Operation
+
+SLOT_ZAP_ALL = int(Quirk.SLOT_ZAP_ALL)
+"""With DISABLE_QUIRKS2: a deletion or move zaps the pages of its slot alone."""
 
 CHURN_GFNS = (0x8, 5)
 """The first gfn that ``Churn`` uses, and how many it uses."""

@@ -156,8 +156,8 @@ def _of_memfd(op: ops.MemfdOperation) -> str:
             return f"host maps the guest_memfd {names} ({op.sharing})"
         case ops.PunchGuestMemfd():
             named = {"PUNCH_HOLE": op.punch, "KEEP_SIZE": op.keep_size}
-            parts = [name for name, is_set in named.items() if is_set]
-            mode = "|".join([*parts, *([f"{op.others:#x}"] * bool(op.others))]) or "0"
+            named[f"{op.others:#x}"] = bool(op.others)
+            mode = "|".join(name for name, is_set in named.items() if is_set) or "0"
             where = f"offset={op.offset:#x}, len={op.size:#x}"
             return f"fallocate({shown(op.name)}, {mode}, {where})"
 

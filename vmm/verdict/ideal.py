@@ -26,6 +26,7 @@ from vmm.scenario.history import (
     Window,
 )
 from vmm.scenario.operations import (
+    SLOT_ZAP_ALL,
     AnyOperation,
     Execute,
     HarvestDirtyRing,
@@ -59,7 +60,7 @@ EVERYTHING = Features(
     internal_tss=True,
     internal_identity=True,
     internal_apic=True,
-    quirks=1 << 7,
+    quirks=SLOT_ZAP_ALL,
     failing_allocations=True,
     zero_page=True,
     hugetlb_pages=8,

@@ -16,7 +16,7 @@ from vmm.cli import replay
 from vmm.cli.running.host import Host
 from vmm.host.hostinfo import HostInfo
 from vmm.replay import places
-from vmm.replay.build import replay_of
+from vmm.replay.build import Replay
 from vmm.replay.reader import read_trace
 from vmm.scenario.codec import read_scenario
 from vmm.scenario.features import Features
@@ -123,7 +123,7 @@ def test_the_calls_are_made_here_too(kernel: Kernel) -> None:
 
 def test_a_difference_here_is_named_by_the_line_of_the_trace(kernel: Kernel) -> None:
     trace = read_trace(Q35)
-    scenario = replay_of(trace, trace.vms[0], kernel.features).built.scenario
+    scenario = Replay(trace, trace.vms[0], kernel.features).built.scenario
     history = ideal_history(scenario, kernel.features)
     kernel.histories[scenario.name] = with_outcome(history, 4, Refused(errno.EEXIST))
     result = vmm("replay", str(Q35))

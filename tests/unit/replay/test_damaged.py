@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.traced import EINVAL, KVM, region, replay_in, trace_of
-from vmm.replay.build import replay_of
+from vmm.replay.build import Replay
 from vmm.replay.judging import judged
 from vmm.replay.reader import read_trace
 from vmm.replay.syntax import Joiner
@@ -171,7 +171,7 @@ def test_what_differs_after_a_line_with_bytes_of_no_text_is_in_doubt(
     for text in (whole, whole.replace(b"close(5)", b"cl" + what)):
         path.write_bytes(text)
         trace = read_trace(path)
-        statuses.append(judged(replay_of(trace, trace.vms[0])).verdict)
+        statuses.append(judged(Replay(trace, trace.vms[0])).verdict)
     assert [each.status for each in statuses] == [Status.DIFFERS, Status.INCONCLUSIVE]
     assert statuses[1].reason == "line 3 has bytes of no text: what stood there is lost"
 
@@ -180,4 +180,4 @@ def test_other_languages_are_text(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     path.write_text("\n".join([KVM, "7 # \u00ab\u4f60\u597d\u00bb", region(9, size=0)]))
     trace = read_trace(path)
-    assert judged(replay_of(trace, trace.vms[0])).verdict.status is Status.DIFFERS
+    assert judged(Replay(trace, trace.vms[0])).verdict.status is Status.DIFFERS

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.traced import EINVAL, KVM, region, replay_in, trace_of
-from vmm.replay.build import Replay, replay_of
+from vmm.replay.build import Replay
 from vmm.replay.judging import judged
 from vmm.scenario.operations import (
     ChangeHostMemory,
@@ -323,12 +323,12 @@ def test_a_guest_memfd_of_another_vm_is_refused() -> None:
     other = PRIVATE_VM.replace("= 8", "= 20")
     lines = (PRIVATE_VM, NEWER, made(), other, bound(fd="20", result=EINVAL), OTHER_CLOSED)
     trace = trace_of(*lines)
-    second = replay_of(trace, trace.vms[1])
+    second = Replay(trace, trace.vms[1])
     validate(second.built.scenario)
     assert [type(op) for op in second.built.scenario.operations[:2]] == [CreateGuestMemfd, NewVm]
     assert judged(second).verdict.status is Status.PASSED
     accepted = trace_of(*(line.replace(EINVAL, "0") for line in lines))
-    found = judged(replay_of(accepted, accepted.vms[1]))
+    found = judged(Replay(accepted, accepted.vms[1]))
     assert found.verdict.difference is not None
     assert [each.rule for each in found.verdict.difference.expected] == ["guest-memfd-foreign"]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vmm.replay.build import replay_of
+from vmm.replay.build import Replay
 from vmm.replay.judging import judged
 from vmm.replay.merge import Merged, files_of
 from vmm.replay.reader import read_trace
@@ -135,7 +135,7 @@ def test_calls_of_threads_may_overtake_each_other(
     tmp_path: Path, took: str, later: str, status: Status
 ) -> None:
     trace = read_trace(at_once(tmp_path, took, later))
-    found = judged(replay_of(trace, trace.vms[0]))
+    found = judged(Replay(trace, trace.vms[0]))
     assert found.verdict.status is status
     assert [call.line.number for call in trace.vms[0].calls] == [3, 4 + (later == "4")]
 
@@ -146,7 +146,7 @@ def test_the_files_of_threads_one_after_the_other_are_not_in_order(tmp_path: Pat
     lines = ["ioctl(3, KVM_CREATE_VM, 0) = 8", region(0), ended, region(1, 0x1000), ended]
     file.write_text("\n".join(lines))
     trace = read_trace(file)
-    found = judged(replay_of(trace, trace.vms[0]))
+    found = judged(Replay(trace, trace.vms[0]))
     assert found.verdict.status is Status.INCONCLUSIVE
     assert "the order of calls is not known" in found.verdict.reason
 
@@ -157,4 +157,4 @@ def test_runs_that_strace_has_appended_to_a_file_are_in_order(tmp_path: Path) ->
     file.write_text("\n".join([*run, *run]))
     trace = read_trace(file)
     for vm in trace.vms:
-        assert judged(replay_of(trace, vm)).verdict.status is Status.PASSED
+        assert judged(Replay(trace, vm)).verdict.status is Status.PASSED

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.traced import trace_of
-from vmm.replay.build import replay_of
+from vmm.replay.build import Replay
 from vmm.replay.judging import judged
 from vmm.replay.trace import Region, Unread
 from vmm.verdict.judge import Status
@@ -202,10 +202,10 @@ def test_what_may_be_of_another_vm_is_no_difference() -> None:
 
     one, two = 0x7FB100000000, 0x7F0300000000
     trace = trace_of(line(0, one), line(0, two), line(1, two - 0x10000), line(1, two, 0))
-    found = [judged(replay_of(trace, vm)) for vm in trace.vms]
+    found = [judged(Replay(trace, vm)) for vm in trace.vms]
     assert [each.verdict.status for each in found] == [Status.PASSED, Status.PASSED]
     trace = trace_of(line(0, one), line(0, two), line(1, two - 0x10000), line(2, two, 0))
-    found = [judged(replay_of(trace, vm)) for vm in trace.vms]
+    found = [judged(Replay(trace, vm)) for vm in trace.vms]
     assert [each.verdict.status for each in found] == [Status.PASSED, Status.INCONCLUSIVE]
     assert found[1].verdict.reason == "which VM some calls are on is not in the trace"
 
@@ -222,7 +222,7 @@ def test_qemu_deletes_untold_only_where_nothing_but_flags_changes(altered: str) 
     other = re.sub(rf"\b{name}=\w+", altered, line.replace("flags=0x2", "flags=0x0"))
     trace = trace_of(line, other)
     assert len(trace.vms[0].calls) == 2
-    (difference,) = [judged(replay_of(trace, vm)).verdict.difference for vm in trace.vms]
+    (difference,) = [judged(Replay(trace, vm)).verdict.difference for vm in trace.vms]
     assert difference is not None
     assert [each.rule for each in difference.expected] == ["immutable"]
 
@@ -230,7 +230,7 @@ def test_qemu_deletes_untold_only_where_nothing_but_flags_changes(altered: str) 
 def test_an_old_qemu_knows_no_guest_memfd() -> None:
     line = _OLD.format(slot=0, ret=0).replace("flags=0x2", "flags=0x4")
     trace = trace_of(line)
-    found = judged(replay_of(trace, trace.vms[0]))
+    found = judged(Replay(trace, trace.vms[0]))
     assert found.verdict.status is Status.DIFFERS
 
 
@@ -242,7 +242,7 @@ def qemu(slot: int, gpa: int = 0, size: int = 0x1000, end: str = "ret=0") -> str
 def test_a_log_that_does_not_begin_with_slot_0_lacks_its_beginning(first: str) -> None:
     trace = trace_of(first, qemu(5, 0x5000, 0))
     assert trace.vms[0].began_before
-    assert judged(replay_of(trace, trace.vms[0])).verdict.status is Status.INCONCLUSIVE
+    assert judged(Replay(trace, trace.vms[0])).verdict.status is Status.INCONCLUSIVE
     assert not trace_of(qemu(0)).vms[0].began_before
 
 

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.traced import TRACES, calls_of
-from vmm.replay.build import replay_of
+from vmm.replay.build import Replay
 from vmm.replay.judging import judged
 from vmm.replay.reader import read_trace
 from vmm.replay.recording import Filter, strace_command
@@ -47,7 +47,7 @@ def test_every_recorded_trace_is_judged_and_described() -> None:
 def test_real_traces_are_judged_without_a_difference(name: str, calls: int) -> None:
     trace = read_trace(TRACES / name)
     (vm,) = trace.vms
-    made = replay_of(trace, vm)
+    made = Replay(trace, vm)
     assert (made.summary.regions, made.summary.refused, made.summary.unread) == (calls, 0, 0)
     found = judged(made)
     assert (found.verdict.status, found.assumed) == (Status.PASSED, ())
@@ -61,7 +61,7 @@ def test_an_altered_answer_of_any_call_in_a_real_trace_is_found(name: str) -> No
         if isinstance(call, Region):
             calls: list[Call] = [*vm.calls]
             calls[index] = replace(call, errno=errno.EINVAL)
-            found = judged(replay_of(trace, replace(vm, calls=calls_of(calls))))
+            found = judged(Replay(trace, replace(vm, calls=calls_of(calls))))
             assert found.verdict.status is not Status.PASSED, call.line
             if not found.assumed:  # On a kernel that lacks something, EINVAL may be right there.
                 assert (found.verdict.status, found.line) == (Status.DIFFERS, call.line)
@@ -69,7 +69,7 @@ def test_an_altered_answer_of_any_call_in_a_real_trace_is_found(name: str) -> No
 
 def test_what_a_trace_shows_of_memory_is_declared() -> None:
     trace = read_trace(TRACES / "qemu-q35-seabios-memory.strace.gz")
-    mappings = replay_of(trace, trace.vms[0]).built.scenario.mappings
+    mappings = Replay(trace, trace.vms[0]).built.scenario.mappings
     assert Mapping("m0", 32768, "thp") in mappings
 
 

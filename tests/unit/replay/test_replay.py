@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.traced import EEXIST, EINVAL, KVM, TRACES, region, replay_in
-from vmm.replay.build import Replay, replay_of
+from vmm.replay.build import Replay
 from vmm.replay.judging import judged
 from vmm.replay.reader import read_lines, read_trace
 from vmm.scenario.features import Features
@@ -21,7 +21,7 @@ Q35 = TRACES / "qemu-q35-seabios.strace"
 
 def of_q35() -> Replay:
     trace = read_trace(Q35)
-    return replay_of(trace, trace.vms[0])
+    return Replay(trace, trace.vms[0])
 
 
 def calls_of(made: Replay) -> list[SetUserMemoryRegion]:
@@ -72,7 +72,7 @@ def test_reserved_huge_pages_are_transparent_where_the_host_has_none() -> None:
     trace = read_lines(iter(enumerate(lines, 1)), "t")
     kinds = []
     for features in (None, Features(hugetlb_pages=2), Features(hugetlb_pages=1)):
-        kinds.append(replay_of(trace, trace.vms[0], features).built.scenario.mappings[0].kind)
+        kinds.append(Replay(trace, trace.vms[0], features).built.scenario.mappings[0].kind)
     assert kinds == ["hugetlb", "hugetlb", "thp"]
 
 
@@ -160,7 +160,7 @@ def test_one_altered_line_is_found(number: int, result: str) -> None:
     lines = Q35.read_text().splitlines()
     lines[number - 1] = re.sub(r"= 0$", f"= {result}", lines[number - 1])
     trace = read_lines(iter(enumerate(lines, 1)), "t")
-    found = judged(replay_of(trace, trace.vms[0]))
+    found = judged(Replay(trace, trace.vms[0]))
     assert found.verdict.status is Status.DIFFERS
     assert found.line is not None
     assert found.line.number == number
@@ -261,7 +261,7 @@ def test_a_call_that_answers_a_number_where_there_is_none_differs() -> None:
     assert status(KVM, region().replace("= 0", "= 1")) is Status.DIFFERS
     line = "kvm_set_user_memory Slot#0 flags=0x0 gpa=0x0 size=0x1000 ua=0x7f0000000000 ret=1"
     trace = read_lines(iter([(1, line)]), "t")
-    assert judged(replay_of(trace, trace.vms[0])).verdict.status is Status.DIFFERS
+    assert judged(Replay(trace, trace.vms[0])).verdict.status is Status.DIFFERS
 
 
 def test_what_agrees_of_a_vm_that_is_older_than_the_trace_is_no_pass() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.traced import EEXIST, EINVAL, KVM, region, replay_in, trace_of
 from vmm.replay import build, judging, passes
-from vmm.replay.build import replay_of
+from vmm.replay.build import Replay
 from vmm.replay.judging import Judged, judged
 from vmm.replay.spool import BLOCK, KEPT, Store
 from vmm.replay.trace import Call, Calls, Line, Unread
@@ -116,7 +116,7 @@ def test_more_calls_than_run_here_are_refused_with_a_remedy(
 ) -> None:
     monkeypatch.setattr(build, "MAX_OPERATIONS", 10)
     trace = trace_of(KVM, *churned(12))
-    built = replay_of(trace, trace.vms[0]).built
+    built = Replay(trace, trace.vms[0]).built
     assert built.obstacle == (
         "VM 1 makes 12 calls, and 10 run here at most: "
         "`head -n 11 TRACE | vmm replay -` runs the first of them"

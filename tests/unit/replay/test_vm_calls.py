@@ -6,7 +6,7 @@ from gzip import decompress
 import pytest
 
 from tests.traced import EINVAL, KVM, TRACES, region, replay_in, trace_of
-from vmm.replay.build import replay_of
+from vmm.replay.build import Replay
 from vmm.replay.judging import judged
 from vmm.replay.reader import read_lines, read_trace
 from vmm.scenario.operations import ClearDirtyLog, EnableCap, GetDirtyLog, SetIdentityMapAddr
@@ -158,7 +158,7 @@ def test_the_answer_to_a_forked_child_is_left_out_by_name() -> None:
     trace = trace_of(KVM, forked, LOGGED, get(0, EIO).replace("7 ", "8 ", 1), get())
     name = "KVM_GET_DIRTY_LOG by a forked child, which changes nothing"
     assert trace.passed_over == {name: 1}
-    assert judged(replay_of(trace, trace.vms[0])).verdict.status is Status.PASSED
+    assert judged(Replay(trace, trace.vms[0])).verdict.status is Status.PASSED
 
 
 def test_logs_are_in_doubt_if_the_trace_does_not_say_what_was_enabled() -> None:
@@ -191,7 +191,7 @@ def test_each_altered_answer_on_a_log_of_a_real_trace_is_found() -> None:
         assert altered[number - 1].endswith(" = 0")
         altered[number - 1] = altered[number - 1][:-1] + ENOENT
         again = read_lines(iter(enumerate(altered, 1)), name)
-        found = judged(replay_of(again, again.vms[0]))
+        found = judged(Replay(again, again.vms[0]))
         assert (found.verdict.status, found.assumed) == (Status.DIFFERS, ())
         assert found.line is not None
         assert found.line.number == number
@@ -204,7 +204,7 @@ def test_a_refused_reset_of_the_rings_of_a_real_trace_is_found() -> None:
     assert lines[at].endswith(" = 2819")
     lines[at] = lines[at].replace("= 2819", f"= {EINVAL}")
     again = read_lines(iter(enumerate(lines, 1)), name)
-    found = judged(replay_of(again, again.vms[0]))
+    found = judged(Replay(again, again.vms[0]))
     assert found.verdict.status is Status.DIFFERS
     assert (found.line and found.line.number) == at + 1
 

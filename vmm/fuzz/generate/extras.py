@@ -30,6 +30,7 @@ from vmm.scenario.operations import (
     MEMFD_MMAP,
     PAGE_SIZE_BYTES,
     READONLY,
+    SLOT_ZAP_ALL,
     UNSHARE_RANGE,
     ZERO_RANGE,
     AnyOperation,
@@ -93,7 +94,6 @@ _LIVES = 0.08
 
 _DEATHS: tuple[Death, ...] = get_args(Death)
 
-_ZAP_ALL = 1 << 7  # KVM_X86_QUIRK_SLOT_ZAP_ALL
 _NOT_A_QUIRK = 1 << 62
 _BAD_RING_SIZES = (0, 2048, 4097, 12288, 1 << 31)
 _RING_CAPS: tuple[CapName, ...] = ("DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL")
@@ -177,7 +177,7 @@ class Extras:
             for _ in range(dice.between(1, 4)):
                 yield self._odd_cap()
         if features.slot_zap_all_quirk and dice.chance(0.1):
-            yield EnableCap("DISABLE_QUIRKS2", _ZAP_ALL)
+            yield EnableCap("DISABLE_QUIRKS2", SLOT_ZAP_ALL)
         if "internal" in self._pools.subjects:
             for _ in range(dice.between(1, 4)):
                 yield from self._internal()
