@@ -8,13 +8,16 @@ import pytest
 from kvm_abi import mman
 from kvm_abi.uapi import Cap, GuestMemfdFlag
 from tests.ideal import FEATURES
+from vmm.execution import executor
 from vmm.execution.executor import Recorder, execute
+from vmm.execution.leftovers import Leftovers
 from vmm.execution.runner import run_isolated
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.system import Kvm
-from vmm.scenario.history import Event, Refused
+from vmm.scenario.history import Closed, Event, Refused
 from vmm.scenario.operations import (
     CloseGuestMemfd,
+    CloseVm,
     CreateGuestMemfd,
     HostWrite,
     Mapping,
@@ -33,6 +36,27 @@ def memfd_kvm(kvm: Kvm) -> Kvm:
     if kvm.check_extension(Cap.GUEST_MEMFD_FLAGS) & SHARED != SHARED:
         pytest.skip("needs GUEST_MEMFD_FLAG_MMAP and GUEST_MEMFD_FLAG_INIT_SHARED")
     return kvm
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_an_open_file_holds_its_vm(
+    memfd_kvm: Kvm, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    asked: list[bool] = []
+    events: list[Event] = []
+
+    class Watched(Leftovers):
+        def found(self, *, held: bool = False) -> tuple[str, ...]:
+            asked.append(held)
+            return super().found(held=held)
+
+    monkeypatch.setattr(executor, "Leftovers", Watched)
+    made = CreateGuestMemfd("g", PAGE, SHARED)
+    operations = (made, *((CloseGuestMemfd("g"),) if closed else ()), CloseVm())
+    scenario = Scenario("held", operations, survey="none")
+    execute(memfd_kvm, scenario, 1 << 32, Recorder(events.append))
+    assert Closed() in [event.outcome for event in events]
+    assert asked[0] is not closed
 
 
 def test_reserved_mapping_shows_a_shared_file(memfd_kvm: Kvm) -> None:

@@ -276,7 +276,8 @@ class _Execution(Closing):
                 alive = any(
                     other is not None and not other.vm.closed for other in self._other_machines
                 )
-                return Closed(() if alive else self._leftovers.found())
+                held = self._shared.files.are_open
+                return Closed(() if alive else self._leftovers.found(held=held))
 
     def _close_vm(self) -> None:
         self._shared.memory.end_child()

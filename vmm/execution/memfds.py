@@ -28,6 +28,11 @@ class MemfdFiles:
         self._numbers: dict[str, int] = {}
         self._shared: set[str] = set()
 
+    @property
+    def are_open(self) -> bool:
+        """Whether one is open, and so holds the VM that made it."""
+        return bool(self._numbers)
+
     def close_all(self) -> None:
         """Close all open files."""
         for number in self._numbers.values():

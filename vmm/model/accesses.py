@@ -29,6 +29,7 @@ from vmm.scenario.operations import (
     PreFaultMemory,
     Sweep,
     Touch,
+    access_end,
 )
 
 REACH = documented("reach", "a gpa in a slot reaches exactly that page of the slot's host memory")
@@ -65,7 +66,7 @@ NO_MMU_PAGES = source(
 PRIVATE = documented(
     "private",
     "a private gpa reaches the slot's guest_memfd, which begins as zeros and keeps what is "
-    "written; a shared one reaches the hva",
+    "written; a shared one reaches the hva, and so does what KVM emulates",
     "api.rst 4.140; kvm_gmem_get_pfn",
 )
 
@@ -85,7 +86,9 @@ def inside_smm(choices: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
 class Pieces(Protocol):
     """Divides a range of gpas into pieces, as `Backing` does."""
 
-    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]: ...
+    def pieces(
+        self, slots: MemslotArray[Memslot], gpa: int, length: int, emulated: bool = False
+    ) -> tuple[Piece, ...]: ...
 
 
 class Accesses:
@@ -106,11 +109,14 @@ class Accesses:
         self._tracking = tracking
         self._devices = devices
         self._reads_make_dirty = tracking.features.reads_make_dirty
+        self._emulates_real_mode = tracking.features.emulates_real_mode
         self._watch: Callable[[tuple[Piece, ...], bytes], None] | None = None
 
     def touch(self, op: Touch) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of one read or write of 1, 2 or 4 bytes."""
-        pieces = self._backing.pieces(self._slots, op.gpa, op.width)
+        # As `reached` does: touches are frequent.
+        emulated = self._emulates_real_mode and op.gpa + op.width <= REAL_MODE_END
+        pieces = self._backing.pieces(self._slots, op.gpa, op.width, emulated)
         write = op.access == "write"
         rule = _rule(pieces, write)
         if rule is None:
@@ -155,7 +161,7 @@ class Accesses:
     def sweep(self, op: Sweep) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of a string instruction over ``count`` elements."""
         length = op.count * op.width
-        pieces = self._backing.pieces(self._slots, op.gpa, length)
+        pieces = self.reached(op, op.gpa, length)
         write = op.access == "write"
         rule = _rule(pieces, write)
         if rule is None or rule is PRIVATE_FAULT:
@@ -213,6 +219,11 @@ class Accesses:
     def pieces(self, gpa: int, length: int) -> tuple[Piece, ...]:
         """Return the pieces of a range of gpas."""
         return self._backing.pieces(self._slots, gpa, length)
+
+    def reached(self, op: Touch | Sweep | Instruction, gpa: int, length: int) -> tuple[Piece, ...]:
+        """Return the pieces of a range of gpas that an operation accesses."""
+        emulated = self._emulates_real_mode and _is_real(op)
+        return self._backing.pieces(self._slots, gpa, length, emulated)
 
     def read(self, pieces: Iterable[Piece]) -> bytes:
         """Return what the guest reads there; outside of memory, the answer to MMIO exits."""
@@ -289,11 +300,12 @@ class Accesses:
             at += piece.length
 
 
-def _is_real(op: Touch | Instruction) -> bool:
+def _is_real(op: Touch | Sweep | Instruction) -> bool:
     """Whether a guest is in real mode for an access."""
     if isinstance(op, Instruction):
         return op.mode == "real"
-    return op.gpa + op.width <= REAL_MODE_END
+    end = op.gpa + op.width if isinstance(op, Touch) else access_end(op)
+    return end <= REAL_MODE_END
 
 
 def _answered(op: Touch, pieces: tuple[Piece, ...], usual: Allowed) -> Allowed:

@@ -31,13 +31,15 @@ class AsEmulated:
     def __init__(self, backing: Backing) -> None:
         self._backing = backing
 
-    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
+    def pieces(
+        self, slots: MemslotArray[Memslot], gpa: int, length: int, emulated: bool = False
+    ) -> tuple[Piece, ...]:
         """Return what ``Backing.pieces`` does, except for that page."""
         return tuple(
             Piece(piece.gpa, piece.length, "hole")
             if is_apic_page(piece.gpa, piece.gpa + 1)
             else piece
-            for piece in self._backing.pieces(slots, gpa, length)
+            for piece in self._backing.pieces(slots, gpa, length, emulated)
         )
 
 

@@ -253,26 +253,33 @@ class Backing:
         place = self.declared(slot.userspace_addr, offset)
         return place if _agrees(slot, offset, place) else None
 
-    def pieces(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> tuple[Piece, ...]:
-        """Return the pieces of ``length`` bytes from ``gpa`` on, one for each page, ascending."""
+    def pieces(
+        self, slots: MemslotArray[Memslot], gpa: int, length: int, emulated: bool = False
+    ) -> tuple[Piece, ...]:
+        """Return the pieces of ``length`` bytes from ``gpa`` on, one for each page, ascending.
+
+        An ``emulated`` access reaches the hva, whatever the attributes say.
+        """
         gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
         if at + length <= PAGE_SIZE_BYTES:  # The common case.
             slot = slots.find(gfn)
             if slot is None and not self._private:
                 return (Piece(gpa, length, "hole"),)
-            return (self._piece(slot, gpa, length),)
-        return tuple(self._page_by_page(slots, gpa, length))
+            return (self._piece(slot, gpa, length, emulated),)
+        return tuple(self._page_by_page(slots, gpa, length, emulated))
 
-    def _page_by_page(self, slots: MemslotArray[Memslot], gpa: int, length: int) -> Iterator[Piece]:
+    def _page_by_page(
+        self, slots: MemslotArray[Memslot], gpa: int, length: int, emulated: bool
+    ) -> Iterator[Piece]:
         while length:
             gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
             take = min(length, PAGE_SIZE_BYTES - at)
-            yield self._piece(slots.find(gfn), gpa, take)
+            yield self._piece(slots.find(gfn), gpa, take, emulated)
             gpa += take
             length -= take
 
-    def _piece(self, slot: Memslot | None, gpa: int, length: int) -> Piece:
-        if self._private and gpa // PAGE_SIZE_BYTES in self._private:
+    def _piece(self, slot: Memslot | None, gpa: int, length: int, emulated: bool) -> Piece:
+        if self._private and gpa // PAGE_SIZE_BYTES in self._private and not emulated:
             return _private_piece(slot, gpa, length)
         if slot is None:
             return Piece(gpa, length, "hole")

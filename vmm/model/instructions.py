@@ -91,7 +91,7 @@ class Simulation:
 
     def read(self, gpa: int, length: int) -> int:
         """Return ``length`` bytes of memory as a number; those outside of memory exit."""
-        pieces = self._accesses.pieces(gpa, length)
+        pieces = self._accesses.reached(self.op, gpa, length)
         self._steps.append(_Step(pieces, None))
         self._exits += exits_of(pieces)
         self.is_lost |= self._accesses.are_vague(pieces)
@@ -109,7 +109,7 @@ class Simulation:
     def write(self, gpa: int, length: int, value: int) -> None:
         """Write the low ``length`` bytes of a number; those outside of writable memory exit."""
         data = (value & (1 << 8 * length) - 1).to_bytes(length, "little")
-        pieces = self._accesses.pieces(gpa, length)
+        pieces = self._accesses.reached(self.op, gpa, length)
         self._steps.append(_Step(pieces, data))
         self._exits += exits_of(pieces, data)
         at = 0
@@ -121,7 +121,7 @@ class Simulation:
 
     def write_anything(self, gpa: int, length: int, *, surely: bool = True) -> None:
         """Write bytes that the architecture leaves open; if not ``surely``, perhaps not at all."""
-        pieces = self._accesses.pieces(gpa, length)
+        pieces = self._accesses.reached(self.op, gpa, length)
         data = bytes(length)
         self._steps.append(_Step(pieces, data, "anything" if surely else "perhaps"))
         (self._exits if surely else self._perhaps).extend(exits_of(pieces, data))

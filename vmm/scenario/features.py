@@ -53,7 +53,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     number of free 2 MiB pages; ``collapse`` says whether MADV_COLLAPSE makes huge pages, ``ksm``
     whether KSM merges equal pages, ``userfaultfd`` whether it handles missing and write-protected
     pages; ``forced_emulation`` says whether KVM emulates an instruction with the prefix that asks
-    for it, and ``process_files`` whether /proc shows the mappings and open files of this process.
+    for it, ``emulates_real_mode`` whether it emulates all that a guest executes in real mode, and
+    ``process_files`` whether /proc shows the mappings and open files of this process.
 
         >>> from vmm import features_here
         >>> features_here().nr_memslots >= 32
@@ -98,6 +99,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ksm: bool = False
     userfaultfd: bool = False
     forced_emulation: bool = False
+    emulates_real_mode: bool = False
     process_files: bool = True
     protected: PerVm | None = None
 
@@ -289,6 +291,7 @@ TABLE = (
         "vm.unprivileged_userfaultfd=1, Linux 5.7)",
     ),
     Feature("forced_emulation", "kvm.force_emulation_prefix=1"),
+    Feature("emulates_real_mode"),
     Feature("process_files", "/proc/self/maps and /proc/self/fd (a mounted /proc)"),
     Feature("hugetlb_pages", "a free 2 MiB huge page (vm.nr_hugepages)", within=range(1 << 63)),
 )

@@ -86,6 +86,14 @@ def test_what_the_kernel_leaves_of_it_is_a_leftover() -> None:
     assert leftovers.found() == ()
 
 
+def test_a_vm_that_a_guest_memfd_holds_keeps_its_internal_slots() -> None:
+    leftovers = Leftovers()
+    address = mman.map_memory(0, 3 * PAGE, BOTH, SHARED)
+    assert leftovers.found() != ()
+    assert leftovers.found(held=True) == ()
+    mman.unmap_memory(address, 3 * PAGE)
+
+
 def allowed(*operations: AnyOperation) -> tuple[Allowed, ...]:
     model = Model((), EVERYTHING)
     for operation in operations:

@@ -28,6 +28,7 @@ from vmm.scenario.operations import (
     CreateGuestMemfd,
     Execute,
     Inspect,
+    Instruction,
     Mapping,
     NewVm,
     Place,
@@ -36,6 +37,7 @@ from vmm.scenario.operations import (
     SetMemoryAttributes,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Sweep,
     Touch,
 )
 from vmm.scenario.problem import ScenarioError
@@ -183,3 +185,32 @@ def test_hole_takes_the_private_memory_and_nothing_else(
     before = (MADE, BOUND, PRIVATE, WRITE, *between, hole, *rebound, PRIVATE)
     assert outcomes(Touch(GPA), *before) == found
     assert outcomes(Touch(GPA), *before, SHARED) == [OF_HOST]
+
+
+EMULATING = msgspec.structs.replace(FEATURES, emulates_real_mode=True)
+BEYOND = 1 << 32
+BOUND_BEYOND = msgspec.structs.replace(BOUND, guest_phys_addr=BEYOND)
+PRIVATE_BEYOND = msgspec.structs.replace(PRIVATE, address=BEYOND)
+
+
+@pytest.mark.parametrize(
+    ("gpa", "before", "found"),
+    [
+        (GPA, (MADE, BOUND, PRIVATE), OF_HOST),
+        (GPA, (PLAIN, PRIVATE), OF_HOST),
+        (GPA, (PRIVATE,), GONE),
+        (BEYOND, (MADE, BOUND_BEYOND, PRIVATE_BEYOND), Touched(0)),
+    ],
+)
+def test_where_real_mode_is_emulated_it_reaches_shared_memory(
+    gpa: int, before: tuple[AnyOperation, ...], found: AnyOutcome
+) -> None:
+    assert outcomes(Touch(gpa), *before, features=EMULATING) == [found]
+
+
+@pytest.mark.parametrize(
+    "op", [Sweep(GPA, count=4, access="write", value=7), Instruction("lock-xadd", GPA, value=7)]
+)
+def test_so_do_all_that_writes_in_real_mode(op: AnyOperation) -> None:
+    (look,) = outcomes(Inspect(), MADE, BOUND, PRIVATE, op, features=EMULATING)
+    assert look != Inspected()

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from kvm_abi import uapi
 from vmm.execution.probe.reach import tried
+from vmm.execution.probe.stops import first_stop
 from vmm.execution.probe.touches import is_fault, wrong_touch
 from vmm.kvm.exits import InternalError
+from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
 from vmm.scenario.history import Ran, Stopped
 from vmm.scenario.instructions import FORCE
@@ -19,12 +21,24 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
 )
 
+_FNOP_HLT = b"\xd9\xd0\xf4"
+"""Of the x87 instructions KVM's emulator knows only those that store or reset its state."""
+
 _PARAMETER = Path("/sys/module/kvm/parameters/force_emulation_prefix")
 _GPA = 0x10_0000
 _PREFIX = re.compile(
     rf"suberror={uapi.InternalError.EMULATION:#x} \(EMULATION\)(, data=[^,]*)?"
     rf"(, instruction={FORCE.hex()}.*)?"
 )
+
+
+def emulates_real_mode(kvm: Kvm) -> bool:
+    """Whether KVM's emulator executes real mode, and not the processor.
+
+    It does on Intel processors without unrestricted guest. Raises as `check_stops` does.
+    """
+    stop = first_stop(kvm, _FNOP_HLT)
+    return isinstance(stop, InternalError) and stop.suberror == uapi.InternalError.EMULATION
 
 
 def emulates_on_request(time_limit_s: float) -> bool:

@@ -13,7 +13,7 @@ from vmm.execution.failing import can_fail_allocations
 from vmm.execution.leftovers import can_look_at_itself
 from vmm.execution.probe.denials import check_denials
 from vmm.execution.probe.dirty import check_ring_mapping, least_ring_bytes, reads_make_dirty
-from vmm.execution.probe.emulation import emulates_on_request
+from vmm.execution.probe.emulation import emulates_on_request, emulates_real_mode
 from vmm.execution.probe.foreign import check_foreign
 from vmm.execution.probe.internal import (
     makes_apic_slot,
@@ -74,6 +74,8 @@ def _probed(kvm: Kvm, begin: Callable[[str], object], reach_limit_s: float) -> F
         check_stops(kvm)
         begin("slots are created where the kernel may have its own")
         internal = makes_tss_slot(kvm), makes_identity_map_slot(kvm), makes_apic_slot(kvm)
+        begin("a guest in real mode executes what only a processor can")
+        emulated = emulates_real_mode(kvm)
         begin("KVM is asked to emulate an instruction")
         forced_emulation = emulates_on_request(reach_limit_s)
         begin("a VM with private memory is created")
@@ -94,6 +96,7 @@ def _probed(kvm: Kvm, begin: Callable[[str], object], reach_limit_s: float) -> F
             internal_identity=internal[1],
             internal_apic=internal[2],
             forced_emulation=forced_emulation,
+            emulates_real_mode=emulated,
             protected=protected,
         )
         return _with_host(tried)

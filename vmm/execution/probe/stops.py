@@ -1,6 +1,8 @@
 """Checks that a vCPU stops where it has to: at hlt, and before the guest if it is asked to."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kvm_abi.raw import MOST_INTERRUPTIONS, KvmError, WrongAnswerError
 from kvm_abi.uapi import Cap
@@ -21,20 +23,36 @@ def check_stops(kvm: Kvm) -> None:
     Raises `KvmError`, `WrongAnswerError` if it stops elsewhere, and `OSError` if the host lacks
     what it takes to run.
     """
+    with _begun(kvm, _HLT) as vcpu:
+        if kvm.check_extension(Cap.IMMEDIATE_EXIT):
+            _check_immediate_exit(vcpu)
+        stop = _first_stop(vcpu)
+    if stop != Hlt():
+        raise WrongAnswerError("KVM_RUN", f"{in_words(stop)}; the guest executes hlt")
+
+
+def first_stop(kvm: Kvm, code: bytes) -> VcpuExit:
+    """Return where a vCPU stops that executes ``code`` in real mode. Raises as `check_stops`."""
+    with _begun(kvm, code) as vcpu:
+        return _first_stop(vcpu)
+
+
+@contextmanager
+def _begun(kvm: Kvm, code: bytes) -> Iterator[Vcpu]:
     with HostMapping.anonymous(PAGE_SIZE_BYTES) as memory, kvm.create_vm() as vm:
-        memory.write(0, _HLT)
+        memory.write(0, code)
         vm.set_user_memory_region(0, 0, 0, PAGE_SIZE_BYTES, HostAddress(memory, 0))
         vcpu = vm.create_vcpu(0)
         vcpu.enter_big_real_mode(0, 0)
-        if vm.check_extension(Cap.IMMEDIATE_EXIT):
-            _check_immediate_exit(vcpu)
-        try:
-            stop = _run(vcpu)
-        except KvmError as error:
-            check_processes(error, vcpu.run)
-            raise
-    if stop != Hlt():
-        raise WrongAnswerError("KVM_RUN", f"{in_words(stop)}; the guest executes hlt")
+        yield vcpu
+
+
+def _first_stop(vcpu: Vcpu) -> VcpuExit:
+    try:
+        return _run(vcpu)
+    except KvmError as error:
+        check_processes(error, vcpu.run)
+        raise
 
 
 def _check_immediate_exit(vcpu: Vcpu) -> None:

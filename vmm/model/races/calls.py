@@ -100,6 +100,7 @@ class HostSide:
         self._allowed = state.allowed
         self.unclear = False
         """Whether a guest accesses a gfn for which the rules do not say which memory it reaches."""
+        self._is_emulated = state.tracking.features.emulates_real_mode
         self._contents = state.contents
         self._shows: dict[PageKey, Track[PageKey]] = {}
         self._writes: list[tuple[str, HostWrite, Interval]] = []
@@ -386,7 +387,7 @@ class HostSide:
         return track is not None and "move_away" in track.within(*interval)
 
     def _is_private(self, view: View) -> bool:
-        return view[0] == 0 and self._backing.is_private(view[1])
+        return view[0] == 0 and not self._is_emulated and self._backing.is_private(view[1])
 
     def _reached(self, view: View) -> MaybeTranslation:
         as_id, gfn = view

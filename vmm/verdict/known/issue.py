@@ -36,7 +36,8 @@ class KnownIssue:
     ``rules`` are those that the kernel breaks; ``what`` says what is wrong, and ``evidence`` how
     that is known. ``log`` is a regular expression for the line by which the kernel complains of it
     (empty: it does not). ``outcome`` is the kind of outcome that is observed (empty: any). An issue
-    that ``hangs`` breaks no rule: a call does not return.
+    that ``hangs`` breaks no rule: a call does not return. One that shows only ``natively`` needs a
+    processor that executes real mode itself.
 
     >>> from vmm import curated_scenarios, run_scenario
     >>> run_scenario(next(curated_scenarios("move-up"))).issue is None
@@ -51,6 +52,7 @@ class KnownIssue:
     log: str = ""
     outcome: str = ""
     hangs: bool = False
+    natively: bool = False
 
     def is_seen_in(self, verdict: Verdict) -> bool:
         """Whether a scenario failed by this issue, and nothing else. Raises nothing.

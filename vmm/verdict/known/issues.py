@@ -414,6 +414,7 @@ KNOWN = (
             "whose log names the misconfiguration); handle_ept_misconfig() passes no more than "
             "PFERR_RSVD_MASK; kvm_amd passes",
             outcome="Stopped",
+            natively=True,
         ),
         _kinds(SetUserMemoryRegion, SetUserMemoryRegion2),
         mmio.writes_where_mmio_was,

@@ -32,6 +32,9 @@ from vmm.verdict.gfnset import GfnSet
 _ANYWHERE = 1 << 52
 """The first gpa that no x86 guest reaches: with this limit a plan leaves out no touch."""
 
+_TAKE_AWAY = ("unmap", "forbid", "write_protect", "move_away", "truncate")
+"""The changes of host memory after which an access may fail."""
+
 _Named = Callable[[SetUserMemoryRegion], Iterable[tuple[int, range]]]
 """The pages that a call gives to a slot, as far as an issue is concerned: as_id and gfns."""
 
@@ -134,17 +137,12 @@ def is_accessed_across_spaces(scenario: Scenario, origin: int, op: AnyOperation)
 def writes_where_mmio_was(scenario: Scenario) -> bool:
     """Whether a guest writes to a READONLY slot on a page that it has met as MMIO.
 
-    True only where some host memory is missing; else there is nothing to see of it.
+    True only where the slot may lack host memory; else there is nothing to see of it.
     """
-    calls = [op for op in scenario.operations if isinstance(op, SetUserMemoryRegion)]
-    absent = {each.name for each in scenario.mappings if each.kind == "unmapped"}
-    is_missing = any(isinstance(op, ChangeHostMemory) for op in scenario.operations) or any(
-        isinstance(call.userspace_addr, int) or call.userspace_addr.mapping in absent
-        for call in calls
-    )
-    if not is_missing or not any(call.flags & READONLY for call in calls):
+    named = _ReadonlyCalls(scenario)
+    if not any(any(named(op)) for op in scenario.operations if isinstance(op, SetUserMemoryRegion)):
         return False
-    met = _Met(scenario, _readonly_calls)
+    met = _Met(scenario, named)
     for step in steps(scenario, _ANYWHERE):
         met.follow(step)
         if _is_written(met, step.operation):
@@ -154,7 +152,7 @@ def writes_where_mmio_was(scenario: Scenario) -> bool:
 
 def is_written_where_mmio_was(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this writes through a READONLY slot that was made since the vCPU touched the page."""
-    return _is_written(_known_at(scenario, origin, _Met(scenario, _readonly_calls)), op)
+    return _is_written(_known_at(scenario, origin, _Met(scenario, _ReadonlyCalls(scenario))), op)
 
 
 class _Met:
@@ -360,8 +358,30 @@ def _all_calls(call: SetUserMemoryRegion) -> Iterable[tuple[int, range]]:
     return [(as_id_of(call.slot), gfns_of(call))]
 
 
-def _readonly_calls(call: SetUserMemoryRegion) -> Iterable[tuple[int, range]]:
-    return _all_calls(call) if call.flags & READONLY else ()
+class _ReadonlyCalls:
+    """The pages that calls give to READONLY slots which may lack host memory."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self._lacking = {each.name for each in scenario.mappings if each.kind == "unmapped"}
+        self._lacking |= {
+            op.place.mapping
+            for op in scenario.operations
+            if isinstance(op, ChangeHostMemory) and op.how in _TAKE_AWAY
+        }
+        self._zero_end = max(
+            (each.pages * PAGE_SIZE_BYTES for each in scenario.mappings if each.kind == "zero"),
+            default=0,
+        )
+
+    def __call__(self, call: SetUserMemoryRegion) -> Iterable[tuple[int, range]]:
+        may_be = call.flags & READONLY and _is_plain(call) and self._may_lack(call)
+        return _all_calls(call) if may_be else ()
+
+    def _may_lack(self, call: SetUserMemoryRegion) -> bool:
+        hva = call.userspace_addr
+        if isinstance(hva, int):
+            return hva + call.memory_size > self._zero_end
+        return hva.mapping in self._lacking
 
 
 def _is_touched_over_mmio(met: _Met, op: AnyOperation) -> bool:

@@ -34,9 +34,14 @@ def issues_met(
 def weighed(verdict: Verdict, history: History) -> tuple[Verdict, KnownIssue | None]:
     """Return the verdict as a known issue changes it, and that issue: None if none applies."""
     scenario, host = history.header.scenario, history.header.host
+    emulates = history.header.features.emulates_real_mode
     if verdict.status is Status.PASSED:
         vendor = host.get("vendor")
-        for issue in issues_met(scenario, host, lambda issue: issue.vendor == vendor != ""):
+
+        def is_expected(issue: KnownIssue) -> bool:
+            return issue.vendor == vendor != "" and not (emulates and issue.natively)
+
+        for issue in issues_met(scenario, host, is_expected):
             reason = f"{issue.name} does not show any more"
             return _as(verdict, Status.PASSES_NOW, reason), issue
         return verdict, None
@@ -47,6 +52,7 @@ def weighed(verdict: Verdict, history: History) -> tuple[Verdict, KnownIssue | N
         issue = known.issue
         if (
             issue.is_seen_in(verdict)
+            and not (emulates and issue.natively)
             and known.concerns(host)
             and known.shows_at(scenario, *place)
             and known.meets(scenario)

@@ -479,17 +479,30 @@ def test_a_write_taken_for_a_read_is_known_with_ept_alone() -> None:
     events[index] = msgspec.structs.replace(events[index], outcome=Stopped("EFAULT"))
     end = msgspec.structs.replace(whole, events=tuple(events[: index + 1]))
 
-    def on(history: History, vendor: str, tdp: str) -> Status:
+    def on(history: History, vendor: str, tdp: str, emulates: bool = False) -> Status:
         host = {**whole.header.host, "vendor": vendor, "tdp": tdp}
-        header = msgspec.structs.replace(whole.header, host=host)
+        features = msgspec.structs.replace(whole.header.features, emulates_real_mode=emulates)
+        header = msgspec.structs.replace(whole.header, host=host, features=features)
         return judged(msgspec.structs.replace(history, header=header)).verdict.status
 
     ept, shadow = "on (kvm_intel.ept=Y)", "off (kvm_intel.ept=N)"
+    assert on(end, "kvm_intel", ept, emulates=True) is Status.DIFFERS
+    assert on(whole, "kvm_intel", ept, emulates=True) is Status.PASSED
     assert on(end, "kvm_intel", ept) is on(end, "kvm_intel", "unknown") is Status.KNOWN
     assert on(end, "kvm_intel", shadow) is Status.DIFFERS
     assert on(end, "kvm_amd", "on (kvm_amd.npt=Y)") is Status.DIFFERS
     assert on(whole, "kvm_intel", ept) is Status.PASSES_NOW
     assert on(whole, "kvm_intel", shadow) is Status.PASSED
+
+
+def test_a_readonly_slot_with_all_its_memory_does_not_meet_it() -> None:
+    met = {
+        scenario.name
+        for scenario in catalogue(EVERYTHING)
+        for issue in issues_met(scenario, {"vendor": "kvm_intel", "tdp": "on"})
+        if issue.name == "ept-write-through-cached-mmio"
+    }
+    assert met == {"unmapped-zero-va-with-each-flag", "unmapped-hva-readonly"}
 
 
 def test_an_interrupt_hangs_only_where_an_earlier_one_met_no_memory() -> None:
