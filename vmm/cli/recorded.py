@@ -15,7 +15,7 @@ from typing import IO
 from kvm_abi import notices
 from kvm_abi.uapi import Ioctl
 from vmm.host.signals import ENDING_SIGNALS
-from vmm.replay.recording import Filter, strace_command
+from vmm.replay.recording import TRANSLATES, Filter, strace_command
 from vmm.replay.structures import DECODED, structure_text
 
 _BLOCK_BYTES = 1 << 16
@@ -41,7 +41,10 @@ def recorded(strace: str, fifo: Path, trace: Path, command: tuple[str, ...]) -> 
     found = Recorded()
     ours, theirs = socket.socketpair()
     with trace.open("wb") as kept, _left_to_the_command() as recorders, ours, theirs:
-        process = _started(strace_command(strace, str(fifo), command), theirs)
+        line = strace_command(
+            strace, str(fifo), command, knows_namespaces=_knows_namespaces(strace)
+        )
+        process = _started(line, theirs)
         recorders.append(process.pid)
         theirs.close()
         found.blind, listener = _listener(ours)
@@ -56,6 +59,15 @@ def recorded(strace: str, fifo: Path, trace: Path, command: tuple[str, ...]) -> 
         waiter.join()
     found.status = process.returncode
     return found
+
+
+def _knows_namespaces(strace: str) -> bool:
+    """Whether strace can print the pids of other namespaces."""
+    try:
+        asked = subprocess.run([strace, "--help"], capture_output=True, text=True, check=False)
+    except OSError:
+        return False
+    return TRANSLATES in asked.stdout
 
 
 def _started(command: Sequence[str], to: socket.socket) -> subprocess.Popen[bytes]:

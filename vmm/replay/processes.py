@@ -163,7 +163,6 @@ class Processes:
         """Note a new thread (files and memory are shared) or a new process."""
         self._cloning.pop(parent, None)
         self.of(parent)
-        self._guessed.discard(parent)
         caller = self._callers.pop(child, None)
         if caller is not None:
             del self._born[caller]

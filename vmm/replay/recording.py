@@ -15,6 +15,7 @@ _CALLS = (
     *("close", "dup", "dup2", "dup3", "fcntl", "clone", "clone3", "fork", "vfork", "execve"),
     "?close_range",  # Not every strace knows it.
 )
+TRANSLATES = "--decode-pids=pidns"
 _IOCTL = re.compile(r"(\d+)\s+ioctl\([^,]*,(.*)", re.DOTALL)
 _RESUMED = re.compile(r"(\d+)\s+<\.\.\. ioctl resumed>")
 _FCNTL = re.compile(r"\d+\s+fcntl\((?!.*F_DUPFD)")
@@ -22,10 +23,18 @@ _POINTER = re.compile(r",\s*0x[0-9a-f]+\)\s+=")
 _BEGUN_POINTER = re.compile(r"(,\s*0x[0-9a-f]+)(?=\s*<unfinished)")
 
 
-def strace_command(strace: str, output: str, command: Sequence[str]) -> list[str]:
-    """Return the command line that runs a command and all its child processes under strace."""
+def strace_command(
+    strace: str, output: str, command: Sequence[str], *, knows_namespaces: bool = False
+) -> list[str]:
+    """Return the command line that runs a command and all its child processes under strace.
+
+    In a pid namespace a clone returns pids that are not those of the lines; some straces can
+    translate them (``knows_namespaces``).
+    """
     traced = f"trace={','.join(_CALLS)}"
     options = ["-f", "-qq", "-y", "-s", "0", "-e", traced, "-e", "signal=none", "-o", output]
+    if knows_namespaces:
+        options.append(TRANSLATES)
     return [strace, *options, "--", *command]
 
 

@@ -55,6 +55,9 @@ _RESULT = re.compile(
     (?:\s+(E[A-Z0-9]+))?""",
     re.VERBOSE,
 )
+_OUTSIDE = re.compile(r"/\* (\d{1,10}) in strace's PID NS \*/")
+"""Matches the pid of a child as strace has it, if its parent is in another pid namespace."""
+
 _FIELD = re.compile(r"([a-z_]+)=([^,{}]*)")
 _COMMENT = re.compile(r"\s*/\*.*?\*/")
 _FD = re.compile(r"(-?(?:0x[0-9a-f]+|\d+))(?:<(.*?)>)?(?=\s*(?:,|$|/\*))")
@@ -295,6 +298,9 @@ def _whole(number: int, begin: int, pid: int, name: str, rest: str, line: str) -
     if result is None or _ANOTHER.search(rest) is not None:
         return Unparsed(number, pid, name, line)
     returned, error = _returned(result[1], result[2])
+    if name in MAKERS:
+        outside = _OUTSIDE.search(rest, result.end())
+        returned = int(outside[1]) if outside is not None else returned
     arguments = rest[: end.start()]
     return Called(
         number,

@@ -173,3 +173,21 @@ def test_a_clone_that_does_not_say_yet_what_is_shared_makes_no_forked_child(name
         region(size=0, head="9 "),
     )
     assert called(trace) == [(0, False), (0, False)]
+
+
+def test_a_thread_that_no_clone_names_is_of_the_vms_process_after_its_own_clones() -> None:
+    vm = KVM.replace("7 ", "8 ")
+    lines = (f"7 {_FORK}) = 8", '8 execve("/proc/self/exe", [], 0) = 0', vm, f"8 {_THREAD}) = 2")
+    trace = trace_of("7 close(4) = 0", *lines, f"10 {_THREAD}) = 3", region(head="10 "))
+    assert [(vm.line, len(vm.calls), vm.began_before) for vm in trace.vms] == [(4, 1, False)]
+
+
+def test_a_child_in_another_namespace_is_known_where_strace_translates_its_pid() -> None:
+    trace = trace_of(
+        KVM,
+        region(),
+        f"7 {_FORK}) = 2 /* 9 in strace's PID NS */",
+        region(1, gpa=0x20000, head="9 ", result=EIO),
+    )
+    assert called(trace) == [(0, False), (errno.EIO, True)]
+    assert [call.is_guessed for call in trace.vms[0].calls if isinstance(call, Region)] == [False] * 2
