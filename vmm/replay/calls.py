@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from vmm.replay.lines import MAX_LINE_BYTES
 from vmm.replay.numbers import SLOT_REQUESTS
 from vmm.replay.syntax import begins
-from vmm.replay.trace import CUT_OFF, Trace
+from vmm.replay.trace import CUT_OFF, TORN, Trace
 
 _NAMED = "|".join(sorted(SLOT_REQUESTS))
 _OF_MEMORY = (
@@ -22,7 +22,8 @@ _OTHER_CALL = rf"""
     (?:\[pid\ +\d+\]\ |\d+\ +)?(?:[0-9:.]+\ )?
     (?:ioctl\((?:fd=)?\d+(?:<[^\n<>"()]*>)?,\ (?:op=)?(?!(?:{_NAMED})\b)[A-Z]\w+[,)]
       |(?!{_OF_MEMORY}|ioctl)[a-z]\w+\()
-    [^\n()]*\)\ +=\ (?:-?\d+|0x[0-9a-f]+)(?:\ E[A-Z0-9]+)?(?:\ \([^\n()="]*\))?
+    [^\n(){{}}]*(?:\{{(?!slot=)[^\n()]*\}}[^\n(){{}}]*)?
+    \)\ +=\ (?:-?\d+|0x[0-9a-f]+)(?:\ E[A-Z0-9]+)?(?:\ \([^\n()="]*\))?
     (?:\ <[0-9.]+>)?\r?
 """
 BESIDE = re.compile(
@@ -36,8 +37,13 @@ Blanks at its end and colours are no part of a line: without them it has to be w
 
 _IS_OPEN = re.compile(r"\b(?:ioctl|mmap|munmap|clone3?)\(")
 _IS_WHOLE = re.compile(r"\)\s+=\s+(?:0x[0-9a-f]+|\d+|\?|-1 E[A-Z0-9]+)|<unfinished")
-_BEFORE_A_CALL = re.compile(r"(?:\[pid\s+)?\d+(?:<[^<>]*>?)?[\]\d\s:.\[()+a-f?-]*$")
+_BEFORE_A_CALL = re.compile(r"\s*(?:\[pid\s+)?\d+(?:<[^<>]*>?)?[\]\d\s:.\[()+a-f?-]*$")
 """Matches a line of which no more is left than what stands before a call."""
+
+_REST = re.compile(r"[^(]*\)\s+=\s|\s*=\s+(?:-?\d|0x)")
+"""Matches the rest of a call whose beginning is lost."""
+
+_TWO_RESULTS = re.compile(r"\)\s+=\s.*\s=\s")
 
 _MOST_WRAPPED = 8
 _NOTICE = re.compile(r"strace: Process \d+ (?:attached|detached)$")
@@ -50,6 +56,21 @@ def lines_of_calls(lines: Iterable[tuple[int, str]], trace: Trace) -> Iterator[t
             yield number, line
         elif _BEFORE_A_CALL.match(line) is not None:
             trace.lacks(number, CUT_OFF)
+        if _is_torn(line):
+            trace.lacks(number, TORN)
+
+
+def _is_torn(line: str) -> bool:
+    """Whether a line is the rest of a call, or has the beginning of one and the rest of another.
+
+    Strings may hold anything, and so may what other programs have written between the calls.
+    """
+    if "= " not in line or '"' in line or "resumed>" in line or "<unfin" in line:
+        return False
+    if line.count(" = ") > 1 and _TWO_RESULTS.search(line) is not None:
+        return True
+    is_unequal = line.count("{") != line.count("}")
+    return _REST.match(line) is not None or (is_unequal and _IS_WHOLE.search(line) is not None)
 
 
 def _is_of_interest(line: str) -> bool:
@@ -70,6 +91,8 @@ def _of_interest(lines: Iterable[tuple[int, str]], trace: Trace) -> Iterator[tup
         if is_open or not is_whole or _is_of_interest(line):
             is_open = not is_whole
             yield number, line
+        elif _is_torn(line):
+            trace.lacks(number, TORN)
     trace.lines = number
 
 

@@ -143,6 +143,9 @@ class _Judging:
         self._assumptions = (*_ASSUMPTIONS, *_accepted(self._seen))
         self._order = Order(_Again(self._steps))
         self._assumed: list[str] = []
+        self._supposed: list[tuple[Step, Features, int]] = []
+        """The steps that an assumption explains, with what was assumed before."""
+
         self._unlikely: Line | None = None
 
     def judged(self) -> Judged:
@@ -151,9 +154,29 @@ class _Judging:
         while (step := found.run()) is not None:
             explained = self._explained(found, step)
             if explained is None:
-                return self._differing(found, step)
+                return self._differing(*self._first_odd(found, step))
             found = explained
         return self._complete(found.judgement.verdict(""))
+
+    def _first_odd(self, found: Pass, step: Step) -> tuple[Pass, Step]:
+        """Return the step that differs and the pass that ends there.
+
+        If a step was refused, and what explains that is why a later one differs, which the kernel
+        has carried out, it is the one.
+        """
+        for odd, features, assumed in self._supposed:
+            if not isinstance(odd.outcome, Refused):
+                continue
+            others = (each for each in self._steps() if each != odd)
+            judgement = self._judgement(features)
+            without = Pass(others, judgement, self._order)
+            without.run(found.count)
+            if without.count == found.count:
+                self._features = features
+                del self._assumed[assumed:]
+                again = self._pass(features)
+                return again, again.run() or odd
+        return found, step
 
     def _all(self) -> Iterator[Step]:
         """Yield the steps until one that is not read, and may have changed slots."""
@@ -168,8 +191,11 @@ class _Judging:
         return (step for step in self._all() if not _is_short_of_memory(step))
 
     def _pass(self, features: Features) -> Pass:
+        return Pass(self._steps(), self._judgement(features), self._order)
+
+    def _judgement(self, features: Features) -> Judgement:
         scenario = msgspec.structs.replace(self._scenario, operations=())
-        return Pass(self._steps(), Judgement(Header(scenario, features)), self._order)
+        return Judgement(Header(scenario, features))
 
     def _differing(self, found: Pass, step: Step) -> Judged:
         """Return the verdict on the first step that differs."""
@@ -183,6 +209,8 @@ class _Judging:
             scenario = msgspec.structs.replace(scenario, operations=operations)
         history = History(Header(scenario, self._features), events, None)
         doubt = "" if verdict.difference is None else self._doubt(step, verdict.difference)
+        if not doubt and len(recent) > 1 and _is_repeated(recent[-2], step):
+            doubt = f"line {step.line.number} is the one before once more: it may stand twice"
         if doubt:
             verdict = msgspec.structs.replace(
                 verdict, status=Status.INCONCLUSIVE, reason=doubt, difference=None
@@ -233,6 +261,7 @@ class _Judging:
             other = self._pass(features)
             other.run(found.count + 1)
             if other.count > found.count:
+                self._supposed.append((step, self._features, len(self._assumed)))
                 self._features = features
                 self._assumed.append(assumption.text)
                 if assumption.is_rare:
@@ -334,6 +363,15 @@ class _Seen:
                 self.flags |= step.operation.flags
             case SetMemoryAttributes():
                 self.attributes |= step.operation.attributes
+
+
+def _is_repeated(before: Step, step: Step) -> bool:
+    """Whether a deletion's line is the same as the line before it, with its time, if it has one."""
+    op, line = step.operation, step.line
+    if not isinstance(op, SetUserMemoryRegion) or op.memory_size:
+        return False  # Another call that is made twice changes nothing more.
+    follows = before.line.number == line.number - 1 and line.begin == line.number
+    return follows and before.line.text == line.text
 
 
 def _is_of_the_kernel(gpa: int, size: int) -> bool:

@@ -14,7 +14,17 @@ from msgspec.structs import replace
 from vmm.replay.lines import shown
 from vmm.replay.numbers import is_of_64_bits, literal
 from vmm.replay.ranges import Ranges
-from vmm.replay.trace import CUT_OFF, MAX_VMS, Line, Region, Trace, TracedVm, Unread
+from vmm.replay.trace import (
+    CUT_OFF,
+    MAX_VMS,
+    TORN,
+    TWO_EVENTS,
+    Line,
+    Region,
+    Trace,
+    TracedVm,
+    Unread,
+)
 from vmm.scenario.operations import GUEST_MEMFD, READONLY
 
 MAX_THREADS = 1 << 16
@@ -32,6 +42,9 @@ _REMAINS = re.compile(
 )
 """Matches what is left of an event if another program has written into its line, or it is cut."""
 
+_REST = re.compile(r"^\S* ?(?:r?et|t)?=-?\d+$|^(?:\S+=)?[0-9a-fx]+ ret=")
+"""Matches the end of an event whose beginning is lost."""
+
 _BEFORE = re.compile(r"@.*@|kvm_s[a-z_]*\d+@")
 """Matches what stands before an event if another one was cut off there."""
 
@@ -41,6 +54,7 @@ _LOGGED = re.compile(r"(?:^|\s)[\w.-]+\[(\d{1,10})\]:\s")
 """Matches the program and its pid, as a system log has them in front of a line."""
 
 _FIELD = re.compile(r"\b([A-Za-z_]+)[=#](-?(?:0x[0-9a-fA-F]+|0|[1-9]\d*))(?=[\s,;)]|$)")
+_WORD = re.compile(r"[A-Za-z]")
 _NAMES = {
     "AddrSpace": "as",
     "Slot": "slot",
@@ -64,13 +78,18 @@ def read_qemu(lines: Iterable[tuple[int, str]], trace: Trace) -> None:
             head = line[: found.start(1)]
             if _BEFORE.search(head) is not None:
                 reader.take(Line(number, number, shown(line)), head, "")
-            for text in found[1].split(EVENT):  # Several, if two threads wrote into one line.
+            texts = found[1].split(EVENT)
+            if len(texts) > 1:
+                trace.lacks(number, TWO_EVENTS)
+            for text in texts:  # Several, if two threads wrote into one line.
                 reader.take(Line(number, number, shown(line)), head, text)
                 head = text
         elif _REMAINS.search(line) is not None:
             reader.take(Line(number, number, shown(line)), line, "")
-        elif line.isdecimal() or EVENT.startswith(line):
+        elif line.strip().isdecimal() or EVENT.startswith(line):
             trace.lacks(number, CUT_OFF)
+        elif _REST.search(line) is not None:
+            trace.lacks(number, TORN)
 
 
 class _Machine:
@@ -104,6 +123,8 @@ class _Reader:
         missing += [name for name, value in found if not is_of_64_bits(value)]
         if not missing and text.count("=") + text.count("#") > len(fields):
             missing = ["what was between two events"]  # Both have left some of their fields.
+        elif not missing and _WORD.search(_FIELD.sub("", text[: text.rfind("ret=")])) is not None:
+            missing = ["a part of a field"]
         region = None if missing else _region(line, fields)
         if region is not None and region.errno > _MAX_ERRNO:
             region, missing = None, ["a possible result"]

@@ -41,6 +41,7 @@ from vmm.replay.syntax import (
     Unparsed,
     fields_of,
     file_of,
+    is_whole,
     number_of,
     split,
     unnamed,
@@ -79,10 +80,12 @@ _CALL = re.compile(r"[^\"]*?\b[a-z_][a-z0-9_]*\(.*\)\s*=\s+(?:-?\d|0x|\?)|.*<unf
 _ALONE = "if `strace -ff -ttt` wrote a file for each thread, `strace-log-merge` joins them"
 _ON_SLOTS = (REGION, REGION2, SET_TSS_ADDR)
 _BEGINNINGS = (*_ON_SLOTS, "op=")
+_STRUCTURE = "{slot="
 _POINTER = {
     REGION: "only a pointer is here: strace 4.21 and later print the structure, without -e raw",
     REGION2: "strace prints only a pointer: QEMU's -trace kvm_set_user_memory has the rest",
 }
+_COMMENT = re.compile(r"/\*.*?\*/")
 _MISSING = "a field of the structure is missing, or damaged"
 _CUT_OFF = "the line is cut off"
 _DAMAGED = "its name is damaged"
@@ -420,7 +423,9 @@ class _Reader:
         else:
             process = self._processes.user_of(pid, opened[0])
             files = [process.files[opened[0]]] if opened[0] in process.files else []
-        request = _request_begun(parts[1:])
+            if _STRUCTURE in begun and not any(file.vm for file in files):
+                files = list(process.files.values())  # It is another call's descriptor.
+        request = REGION if _STRUCTURE in begun else _request_begun(parts[1:])
         vms = [file.vm for file in files if request and file.vm is not None]
         for vm in {id(vm): vm for vm in vms}.values():
             vm.calls.append(Unread(line, request, why))
@@ -475,6 +480,8 @@ def _region(call: Called, request: str, argument: str, is_foreign: bool) -> Regi
     if usual is not None:
         return usual
     fields = fields_of(argument)
+    if fields and not is_whole(_COMMENT.sub("", argument)):
+        return Unread(line, request, _MISSING, not call.error and not call.is_injected)
     flags = _flags(fields.get("flags", "?"))
     numbers = [number_of(fields.get(name, "")) for name in _FIELDS]
     is_given = flags is not None and all(each is not None and each >= 0 for each in numbers)

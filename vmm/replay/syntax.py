@@ -45,6 +45,8 @@ _PREFIX = re.compile(
 _USUAL_PREFIX = re.compile(r"(?:\[pid +(\d+)\] |(\d+) +)(?=[a-z<+-])")
 """Matches what most lines begin with, more quickly."""
 
+_TWO_PIDS = re.compile(r"(?:\[pid +)?(\d+)\]? +(?:\[pid +)?(\d+)\]? +(?=[a-z<+-])")
+
 _CALL = re.compile(r"([a-z_][a-z0-9_]*)\(")
 _RESUMED = re.compile(r"<\.\.\.\s+([a-z_][a-z0-9_]*)\s+resumed>\s*")
 _UNFINISHED = re.compile(r"\s*<(?:unfinished \.\.\.|\.\.\. detached|detached \.\.\.)>?\s*$")
@@ -59,6 +61,7 @@ _OUTSIDE = re.compile(r"/\* (\d{1,10}) in strace's PID NS \*/")
 """Matches the pid of a child as strace has it, if its parent is in another pid namespace."""
 
 _FIELD = re.compile(r"([a-z_]+)=([^,{}]*)")
+_FIELD_NAME = re.compile(r"[,{] *(\w+)=")
 _COMMENT = re.compile(r"\s*/\*.*?\*/")
 _FD = re.compile(r"(-?(?:0x[0-9a-f]+|\d+))(?:<(.*?)>)?(?=\s*(?:,|$|/\*))")
 _EVENT = re.compile(r"(\+\+\+|---)\s+(\w+)")
@@ -71,6 +74,13 @@ _STRUCTURE = re.compile(r'[,(\[{)\]}]|"(?:[^"\\]|\\.)*(?:"|$|\\$)', re.DOTALL)
 _ARGUMENT_NAME = re.compile(r"^\s*[a-z_][a-z0-9_]*=")
 ON_A_SLOT = re.compile(r"\bioctl\((?:fd=)?(?:0x)?\d.*\bKVM_SET_USER_MEMORY_REGION")
 """Matches a call on a slot, whatever stands before it, and wherever it ends."""
+
+_OF_A_SLOT = re.compile(
+    r"ioctl\([^,]*, (?:op=|request=)?"
+    r"(?:KVM_\w+|_IOC\([^)]*\)|0x[0-9a-f]+)(?: /\*.*?\*/)?, (?:arg=|argp=)?\{slot="
+    r"|<\.\.\. ioctl resumed>,? *\{slot="
+)
+"""Matches a call with the structure of a slot where such a structure stands."""
 
 _NAMES_A_SLOT = re.compile(r"\bKVM_SET_USER_MEMORY_REGION2?, \{slot=\d")
 """Matches what is left of such a call if even its name is damaged."""
@@ -126,6 +136,9 @@ Item = Called | Begun | Exited | Unparsed
 MAKERS = ("clone", "clone3", "fork", "vfork")
 """The calls that make a thread or a process."""
 
+_ENDS_OF_IOCTL = frozenset({"octl", "ctl", "tl", "l"})
+"""What is left of a call's name whose beginning is lost."""
+
 _FEW = 64
 _MAX_PIDS = 1 << 16
 MAX_WAITING = 1 << 14
@@ -142,6 +155,7 @@ class Joiner:
         self._waiting: dict[int, tuple[int, str, str]] = {}
         self._lost: list[Unparsed] = []
         self._headless = 0
+        self._two_pids = 0
         self._pids: dict[str, tuple[int, bool]] = {}
         """Where each pid stands first, and whether it stands there alone."""
 
@@ -151,10 +165,13 @@ class Joiner:
         assert prefix is not None
         pid = int(prefix[1] or prefix[2] or 0)
         is_new = self._is_new(number, prefix[1] or prefix[2] or "")
+        two = _TWO_PIDS.match(line)
+        if two is not None and (two[1] == two[2] or two[2] in self._pids):
+            self._two_pids = self._two_pids or number
         pid = pid if pid < MAX_PID else 0
         rest = line[prefix.end() :]
         call = _CALL.match(rest)
-        if _is_broken_into(rest):
+        if _is_broken_into(rest) or (call is not None and call[1] in _ENDS_OF_IOCTL):
             self._lose(pid)
             return Unparsed(number, pid, "ioctl", rest)
         if call is not None:
@@ -197,6 +214,8 @@ class Joiner:
             for pid, (first, alone) in self._pids.items()
             if alone and self._is_two(pid, begun)
         ]
+        if self._two_pids:
+            joined.append(self._two_pids)
         if joined:
             yield min(joined), JOINED
 
@@ -276,6 +295,8 @@ class Joiner:
 
 def _is_broken_into(rest: str) -> bool:
     """Whether a call on a slot stands within another call, which was cut off, not in a string."""
+    if ", {slot=" in rest and '"' not in rest and _OF_A_SLOT.match(rest) is None:
+        return _CALL.match(rest) is not None or _RESUMED.match(rest) is not None
     found = ON_A_SLOT.search(rest)
     if found is None or not found.start() or '"' in rest[: found.start()]:
         return False
@@ -368,6 +389,13 @@ def number_of(text: str) -> int | None:
     except ValueError:
         return None
     return number if is_of_64_bits(number) else None
+
+
+def is_whole(structure: str) -> bool:
+    """Whether a structure begins and ends once, and has each of its fields once."""
+    names = _FIELD_NAME.findall(structure)
+    is_one = structure.count("{") == structure.count("}") == 1 and structure.endswith("}")
+    return is_one and len(set(names)) == len(names) == structure.count("=")
 
 
 def fields_of(text: str) -> dict[str, str]:

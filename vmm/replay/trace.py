@@ -20,6 +20,8 @@ CUT_OFF = "is cut off: which call it had is not known"
 BEGINNING_LOST = "ends a call that began on a line that is lost"
 DAMAGED = "has bytes of no text: what stood there is lost"
 JOINED = "begins with two pids: what was between them is lost"
+TORN = "is not one whole call: what stood before it, or within it, is lost"
+TWO_EVENTS = "has two events: what stood between them may be lost"
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):

@@ -181,3 +181,53 @@ def test_other_languages_are_text(tmp_path: Path) -> None:
     path.write_text("\n".join([KVM, "7 # \u00ab\u4f60\u597d\u00bb", region(9, size=0)]))
     trace = read_trace(path)
     assert judged(Replay(trace, trace.vms[0])).verdict.status is Status.DIFFERS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "lot=1, flags=0, guest_phys_addr=0x20000, memory_size=8192, userspace_addr=0x7f}) = 0",
+        ") = 0",
+        "= 0",
+        " 0",
+        "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_PIT2) = 1KVM_CAP_IRQFD) = 1",
+        "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_PIT2) = 0 = 0",
+        "7 ioctl(8, KVM_CREATE_DEVICE, KVM_flags=0, memory_size=655360}) = 0",
+        "7 7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_PIT2) = 1",
+    ],
+)
+def test_a_line_that_is_torn_leaves_a_doubt(line: str) -> None:
+    lines = [KVM, region(), line, region(1, size=0), region(2, size=0)]
+    found = judged(replay_in(*lines))
+    assert found.verdict.status is Status.INCONCLUSIVE, found
+    assert found.verdict.reason.startswith("line 3 ")
+    assert judged(replay_in(*lines[:2], *lines[3:])).verdict.status is Status.DIFFERS
+    assert judged(replay_in(*lines[:3])).verdict.status is Status.PASSED
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        _CALL.replace("ioctl", "octl"),
+        _CALL.replace("0x20000,", "0x2ot=5, flags=0, guest_phys_addr=0x20000,"),
+        _CALL.replace("guest_phys", "{slot=3, guest_phys"),
+        _CALL.replace("KVM_SET_USER", "KR"),
+        _CALL.replace("ioctl(8", "ioctl(3, KVM_CHEtl(8"),
+    ],
+)
+def test_a_call_on_a_slot_that_is_torn_is_read_nowhere(line: str) -> None:
+    assert kinds(line) == [Region, Unread]
+
+
+def test_a_deletion_whose_line_stands_twice_is_in_doubt() -> None:
+    gone = region(size=0)
+    for head in ("7 ", "7 12:00:01.25 "):
+        lines = [KVM, region(), *[region(size=0, head=head)] * 2]
+        found = judged(replay_in(*lines))
+        assert found.verdict.status is Status.INCONCLUSIVE
+        assert found.verdict.reason == "line 4 is the one before once more: it may stand twice"
+    for between in (region(1, 0x20000), "7 close(5) = 0"):
+        found = judged(replay_in(KVM, region(), gone, between, gone))
+        assert found.verdict.status is Status.DIFFERS
+    timed = [region(size=0, head=f"7 12:00:01.2{digit} ") for digit in "56"]
+    assert judged(replay_in(KVM, region(), *timed)).verdict.status is Status.DIFFERS

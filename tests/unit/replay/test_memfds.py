@@ -111,7 +111,7 @@ def test_what_kvm_promises_of_private_memory_passes(lines: tuple[str, ...]) -> N
         (made(result=EINVAL),),
         (made(), CLOSED, bound(memfd=-1)),
         (made(), bound(memfd=8)),
-        (made(), bound(), CLOSED, region(0, size=0), region(0, size=0)),
+        (made(), bound(), CLOSED, region(0, size=0), region(0, size=0, gpa=0)),
         (made(), bound(), punched(1, 0x1000)),
         (made(), punched(0, 0x1000, result=EINVAL)),
         (made(), punched(0x3000, 0x2000, "KEEP_SIZE")),

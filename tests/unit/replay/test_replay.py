@@ -310,3 +310,14 @@ def test_what_is_under_way_elsewhere_raises_no_doubt() -> None:
     assert status(KVM, near, region(0, result=EINVAL), ended) is Status.INCONCLUSIVE
     other, ended = halves(region(0x10000), 8)  # The other address space has nothing to do with it.
     assert status(KVM, other, region(0, result=EINVAL), ended) is Status.DIFFERS
+
+
+def test_what_only_a_kernel_explains_that_a_later_answer_rules_out_differs_itself() -> None:
+    readonly = [region(1, 0x20000, flags="KVM_MEM_READONLY", result=EINVAL)]
+    later = region(2, 0x30000, flags="KVM_MEM_READONLY")
+    found = judged(replay_in(KVM, region(), *readonly, region(3, 0x50000), later))
+    assert found.verdict.status is Status.DIFFERS
+    assert found.line is not None
+    assert (found.line.number, found.assumed) == (3, ())
+    found = judged(replay_in(KVM, region(), *readonly, region(3, 0x50000)))
+    assert found.verdict.status is Status.INCONCLUSIVE
