@@ -14,6 +14,8 @@ from vmm.scenario.operations import (
     CreateVcpu,
     Execute,
     Guest,
+    Inspect,
+    Instruction,
     NewVm,
     Scenario,
     SetIdentityMapAddr,
@@ -27,6 +29,8 @@ _TSS_GFN = _TSS >> 12
 _IDENTITY_MAP = 0xFFFBC000
 _APIC_GFN = 0xFEE00
 _IOAPIC = 0xFEC00000
+_APIC = _APIC_GFN << 12
+_HOLE = 0x20_0040
 _TABLE_GFN = 0x1000
 _ACCESSES: tuple[Literal["read", "write"], ...] = ("read", "write")
 _WIDTHS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
@@ -243,6 +247,31 @@ _APIC_SCENARIOS = (
         Slot(1, _APIC_GFN, at("a"), pages=3).create(),
         read(_APIC_GFN - 1),
         read(_APIC_GFN + 1),
+    ),
+    _internal(
+        "apic-page-copied-to-and-from-a-hole",
+        "What copies between a hole and a slot over the page of no local APIC is emulated: KVM "
+        "takes that page for MMIO, and the pages beside it for memory.",
+        "vcpu_is_mmio_gpa",
+        Slot(1, _APIC_GFN - 1, at("a"), pages=3).create(),
+        *(
+            Instruction("movs", to, source=origin)
+            for gpa in (_APIC - 0x40, _APIC - 2, _APIC, _APIC + 0xFFC, _APIC + 0x1040)
+            for to, origin in ((gpa, _HOLE), (_HOLE, gpa))
+        ),
+        Inspect(),
+    ),
+    _internal(
+        "apic-page-where-kvm-emulates",
+        "KVM's emulator takes the page of no local APIC for MMIO, for instructions of every kind.",
+        "vcpu_is_mmio_gpa, emulator_cmpxchg_emulated",
+        Slot(1, _APIC_GFN - 1, at("a"), pages=3).create(),
+        *(
+            Instruction(name, gpa, value=0x5A5A_0000, forced=True)
+            for name in ("load", "store", "add", "lock-xadd", "xchg")
+            for gpa in (_APIC - 0x40, _APIC - 2, _APIC + 0x40, _APIC + 0x1040)
+        ),
+        Inspect(),
     ),
     _internal(
         "apic-page-onto-a-slot",

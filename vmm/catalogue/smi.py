@@ -10,9 +10,11 @@ from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
+    SMBASE,
     SMM,
     Inspect,
     Mapping,
+    Place,
     Start,
 )
 from vmm.scenario.programs import SMM_HANDLER, SMM_RETURN, smm_store, writes
@@ -32,6 +34,13 @@ _STATE = Slot(_SMM | 2, _HANDLER_GFN + 7, at("b", 7), 1, LOG_DIRTY_PAGES)
 _CODE = Slot(2, 0x100, at("c"), 4)
 _C = Mapping("c", 8)
 _RUN = Start(_CODE.gfn * PAGE_SIZE_BYTES + STUB_OFFSET, smi=True)
+
+_HANDLER, _SMM_RETURNS_HERE = Slot(_SMM | 1, _HANDLER_GFN, at("a")), Place("a", 0x100)
+_OVER = Slot(_SMM | 2, _HANDLER_GFN + 7, at("b", 6), 2, LOG_DIRTY_PAGES)
+_BEFORE = replace(_OVER, pages=1)
+_AFTER = Slot(_SMM | 3, _HANDLER_GFN + 8, at("c", 6), 1, LOG_DIRTY_PAGES)
+_MOVED_RUN = msgspec.structs.replace(_RUN, smbase=SMBASE + _SMM_RETURNS_HERE.offset)
+"""A vCPU's state is in two pages then, and its handler is further on in a page of its own."""
 
 _WORD_GPA = 0x110040
 _WORD_SLOT = Slot(_SMM | 3, 0x110, at("c", 4), 1, LOG_DIRTY_PAGES)
@@ -96,6 +105,17 @@ SCENARIOS = (
         Inspect(),
         _STATE.log(),
         read(0x101),
+    ),
+    _smi(
+        "saves-the-state-over-the-end-of-a-page",
+        "A state that SMBASE places over the end of a page is saved to, and restored from, both "
+        "pages, whether they are of one slot or of two, and a handler is where SMBASE says.",
+        *(*writes(at("a"), SMM_RETURN), *writes(_SMM_RETURNS_HERE, SMM_RETURN)),
+        *creates(_HANDLER, _OVER, _CODE),
+        *(_MOVED_RUN, Inspect(), _OVER.log(), _RUN, Inspect(), _OVER.log()),
+        *(_OVER.delete(), *creates(_AFTER, _BEFORE)),
+        *(_MOVED_RUN, Inspect(), _BEFORE.log(), _AFTER.log()),
+        *(read(0x101), msgspec.structs.replace(_RUN, smi=False)),
     ),
     _smi(
         "whose-handler-writes",

@@ -36,7 +36,7 @@ from vmm.scenario.operations import (
     Start,
 )
 from vmm.scenario.pagetables import PLAIN, USED, Tables
-from vmm.scenario.programs import ACCESSED, ENTRY_BYTES, entries
+from vmm.scenario.programs import ACCESSED, ENTRY_BYTES, entries, index_of
 
 _A_USED = Tables("a", 0x100, GFNS, bits=USED)
 _B = Tables("b", 0x100, tuple(reversed(GFNS)))
@@ -279,6 +279,22 @@ def _taken_in(page: int, gfn: int) -> AnyOperation:
     return Instruction("ins", entry, value=gfn * PAGE_SIZE_BYTES | USED)
 
 
+_FAR = Tables("a", USUAL.gfn, (GFNS[DATA],), start=1 << 30)
+_FAR_GFN = 0x108
+"""Pages 1 GiB up are mapped by two tables of their own, from this gfn on."""
+
+
+def _connected(is_there: bool) -> AnyOperation:
+    """Let the guest, in real mode, write the entry that leads to those two tables, or none."""
+    entry = _FAR_GFN * PAGE_SIZE_BYTES | PLAIN if is_there else 0
+    return write(USUAL.gfn + 1, entry, ENTRY_BYTES * index_of(_FAR.start, 2))
+
+
+def _far_page(gfn: int) -> AnyOperation:
+    """Let the guest, in real mode, write the entry of the page at 1 GiB."""
+    return write(_FAR_GFN + 1, gfn * PAGE_SIZE_BYTES | PLAIN, 0)
+
+
 _ALIASES = range(DATA, DATA + 19)
 _OFTEN = Tables("a", 0x100, (*GFNS[:DATA], *(GFNS[DATA] for _ in _ALIASES)), bits=USED)
 """Nineteen addresses map one page; a block of the kernel's rmap holds up to 14 of them."""
@@ -378,6 +394,22 @@ SCENARIOS = (
         _across(USUAL.gfn + 3, 1, GFNS[0]),
         USUAL.run(2),
         source="kvm_mmu_track_write, detect_write_misaligned, get_written_sptes",
+    ),
+    start_scenario(
+        "after-the-guest-wrote-tables-that-were-cut-off",
+        "What a guest writes to page tables that nothing leads to takes effect once they are "
+        "used again.",
+        *USUAL.lay(),
+        *entries(at("a", 1), {1: _FAR_GFN * PAGE_SIZE_BYTES | PLAIN}),
+        *(ChangeHostMemory(at("b")), *lowest_level(at("b", 1), (GFNS[DATA],))),
+        *entries(at("b"), {0: (_FAR_GFN + 1) * PAGE_SIZE_BYTES | PLAIN}),
+        *programs(),
+        *(TABLES.create(), CODE.create(), Slot(3, _FAR_GFN, at("b"), 2).create()),
+        *(_FAR.run(0), _connected(False), _far_page(GFNS[3]), _connected(True), _FAR.run(0)),
+        # The table of pages is one that KVM no longer write-protects, when it is cut off.
+        *(_far_page(GFNS[DATA]), _connected(False), _far_page(GFNS[3]), _connected(True)),
+        *(_FAR.run(0), _connected(False), _far_page(GFNS[DATA]), _connected(True), _FAR.run(0)),
+        source="FNAME(fetch), mmu_sync_children; mmu_try_to_unsync_pages",
     ),
     start_scenario(
         "after-kvm-wrote-its-tables-for-the-guest",

@@ -219,6 +219,7 @@ class GuestCpu:
             registers = Registers(rip=op.address, rdi=op.data, rcx=op.value, rsp=op.stack)
             vcpu.enter_long_mode(op.tables, registers, table)
         if op.smi:
+            vcpu.set_smbase(op.smbase)
             vcpu.send_smi()
         passed: list[PassedMmio] = []
         port, most = image.EXECUTED_PORT, _MOST_EXITS_OF_A_START

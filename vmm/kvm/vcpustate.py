@@ -20,6 +20,7 @@ from vmm.kvm.registers import (
 )
 
 _REGS_BYTES = raw.size_of("struct kvm_regs")
+_MSR_SMBASE, _FIRST_SMBASE = 0x9E, 0x30000
 
 _Mode = tuple[str | int | tuple[int, int] | None, ...]
 """The mode that the special registers were set to, and its parameters."""
@@ -49,6 +50,7 @@ class VcpuState(Closing):
         self._next_sregs: CData | None = None
         self._shared_at = 0
         self._mode: _Mode | None = None
+        self._smbase = _FIRST_SMBASE
 
     @property
     def fd(self) -> int:
@@ -386,6 +388,20 @@ class VcpuState(Closing):
         ...         vm.create_vcpu(0).send_smi()
         """
         raw.ioctl(self.fd, Ioctl.SMI)
+
+    def set_smbase(self, smbase: int) -> None:
+        """Issue KVM_SET_MSRS for MSR_IA32_SMBASE: where a vCPU begins, and saves its state, in SMM.
+
+        Needs KVM_CAP_X86_SMM. Raises `KvmError`.
+
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     if vm.check_extension(Cap.X86_SMM):
+        ...         vm.create_vcpu(0).set_smbase(0x30000)
+        """
+        if self._smbase != smbase:
+            self.set_msr(_MSR_SMBASE, smbase)
+            self._smbase = smbase
 
     def forget_exceptions(self) -> None:
         """Discard a pending exception.

@@ -34,7 +34,7 @@ from vmm.model.rule import Rule, source
 from vmm.model.transfers import Transfers
 from vmm.scenario.content import STUB_LENGTH, stub_identity
 from vmm.scenario.history import AnyOutcome, Mmio, Stopped, Touched, joined
-from vmm.scenario.operations import PAGE_SIZE_BYTES, Start, Touch
+from vmm.scenario.operations import PAGE_SIZE_BYTES, SMBASE, Start, Touch
 from vmm.scenario.programs import (
     ENTRY_BYTES,
     FAR_CALL,
@@ -44,10 +44,10 @@ from vmm.scenario.programs import (
     LONG_RETURN,
     PROGRAM_BYTES,
     RETURN,
-    SMM_HANDLER,
+    SMM_HANDLER_OFFSET,
     SMM_RETURN,
-    SMM_STATE,
     SMM_STATE_BYTES,
+    SMM_STATE_OFFSET,
     SMM_STORE_BYTES,
     STORE,
     copied_by,
@@ -113,12 +113,12 @@ class Starts:
 
     def _after_an_smi(self, op: Start, smm: Accesses) -> _Outcomes:
         """Return the allowed outcomes of a start whose vCPU is first in SMM, and returns."""
-        handler = smm.pieces(SMM_HANDLER, SMM_STORE_BYTES)
-        state = smm.pieces(SMM_STATE, SMM_STATE_BYTES)
+        handler = smm.pieces(op.smbase + SMM_HANDLER_OFFSET, SMM_STORE_BYTES)
+        state = smm.pieces(op.smbase + SMM_STATE_OFFSET, SMM_STATE_BYTES)
         if (
             any(self._memory.is_unclear(op, piece) for piece in (*handler, *state))
             or any(leaves_memory(piece, write=True) for piece in state)
-            or leaves_memory(handler[0], write=False)
+            or any(leaves_memory(piece, write=False) for piece in handler)
             or smm.are_vague(handler)
         ):
             return ()
@@ -133,7 +133,7 @@ class Starts:
         elif not code.startswith(SMM_RETURN):
             return ()
         exits = exits_of(stored, data) if stored else ()
-        usual = self.outcomes(msgspec.structs.replace(op, smi=False))
+        usual = self.outcomes(msgspec.structs.replace(op, smi=False, smbase=SMBASE))
         if exits and not all(isinstance(each.outcome, Touched) for each in usual):
             return ()
         effect = partial(self._smi, op, smm, (handler, state, stored), data)

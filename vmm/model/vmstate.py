@@ -8,7 +8,7 @@ import msgspec
 
 from vmm.model.accesses import NO_MMU_PAGES, Accesses, inside_smm
 from vmm.model.allowed import Allowed
-from vmm.model.apicpage import AsEmulated, either, is_apic_page
+from vmm.model.apicpage import AsEmulated, by_the_emulator, either, is_apic_page
 from vmm.model.array import Change, MemslotArray
 from vmm.model.backing import Backing
 from vmm.model.clocks import Clocks
@@ -172,10 +172,17 @@ class VmState:
         return (*allowed, Allowed(Stopped("ENOSPC"), NO_MMU_PAGES))
 
     def _instruction(self, op: Instruction) -> tuple[Allowed, ...]:
-        for gpa, length in accessed(op):
-            if self.internal.reached(op.vcpu, gpa, length) or is_apic_page(gpa, gpa + length):
-                return ()
-        usual = outcomes(self._accesses[op.as_id], op, self.internal.irqchip)
+        places = accessed(op)
+        if any(self.internal.reached(op.vcpu, gpa, length) for gpa, length in places):
+            return ()
+        accesses = self._accesses[op.as_id]
+        irqchip = self.internal.irqchip
+        if not any(is_apic_page(gpa, gpa + length) for gpa, length in places):
+            usual = outcomes(accesses, op, irqchip)
+        elif irqchip or not (op.forced or any(map(partial(_is_hole, accesses), places))):
+            return ()
+        else:
+            usual = by_the_emulator(outcomes(self._emulated[op.as_id], op, irqchip))
         return inside_smm(usual) if op.as_id == SMM else usual
 
     def pre_fault(self, op: PreFaultMemory) -> tuple[Allowed, ...]:
@@ -275,3 +282,8 @@ def _outcomes(accesses: Accesses, op: Touch | Sweep | Execute) -> tuple[Allowed,
             return accesses.sweep(op)
         case Execute():
             return accesses.execute(op)
+
+
+def _is_hole(accesses: Accesses, place: tuple[int, int]) -> bool:
+    """Whether no slot is at a range of gpas: KVM emulates an instruction that accesses it."""
+    return all(piece.kind == "hole" for piece in accesses.pieces(*place))

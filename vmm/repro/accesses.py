@@ -11,6 +11,7 @@ from vmm.scenario.instructions import INSTRUCTIONS, bp_begin, operands
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
+    SMBASE,
     AnyOperation,
     Execute,
     Instruction,
@@ -105,6 +106,10 @@ def start(account: Account, op: Start, step: Expectation) -> list[str]:
         account.use("smi")
         lines.append(f"send_smi({op.vcpu});")
     lines.append(call)
+    if op.smbase != SMBASE:
+        account.use("smbase")
+        lines.insert(-2, f"set_smbase({op.vcpu}, {op.smbase:#x});")
+        lines.append(f"set_smbase({op.vcpu}, {SMBASE:#x});")
     if op.interrupts is not None:
         lines.append("set_tables(0, 0);")
     return [*lines, *_accessed(account, step)]

@@ -54,6 +54,7 @@ _NO_SUCH_SPACE = ".as_id: guests look at as_id 1 where $.needs names smm"
 
 
 _SEGMENT_END = 0xFFFF
+_PARAGRAPH_BYTES, _LAST_SMBASE = 0x10, REAL_MODE_END - 0x1_0000
 
 
 class OperationChecker:
@@ -367,6 +368,10 @@ def _start_problem(op: ops.Start) -> str:
         return ".smi: a vCPU that starts with page tables gets no system management interrupt"
     if op.smi and op.as_id == SMM:
         return ".smi: in SMM a vCPU takes no other system management interrupt"
+    if op.smbase != ops.SMBASE and not op.smi:
+        return ".smbase: only a system management interrupt uses it"
+    if op.smbase % _PARAGRAPH_BYTES or not 0 <= op.smbase <= _LAST_SMBASE:
+        return f".smbase: a multiple of 16 within 0 to {_LAST_SMBASE:#x} is needed"
     last = REAL_MODE_END - PAGE_SIZE_BYTES if op.tables is None else LAST_ADDRESS
     if op.interrupts is not None:
         # In real mode some processors push with 16-bit SP, whatever the stack segment says.

@@ -64,7 +64,7 @@ from vmm.scenario.memfd_operations import (
     SetMemoryAttributes as SetMemoryAttributes,
 )
 from vmm.scenario.operation import AsId as AsId, Hex, Operation
-from vmm.scenario.start_operation import Start as Start
+from vmm.scenario.start_operation import SMBASE as SMBASE, Start as Start
 from vmm.scenario.vm_operations import (
     CHURN_GFNS as CHURN_GFNS,
     MAX_VMS as MAX_VMS,

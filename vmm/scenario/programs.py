@@ -7,7 +7,7 @@ port of the *execute* guest.
 from collections.abc import Iterator, Mapping
 from itertools import product
 
-from vmm.scenario.operations import PAGE_SIZE_BYTES, HostWrite, Place
+from vmm.scenario.operations import PAGE_SIZE_BYTES, SMBASE, HostWrite, Place
 
 LOAD = bytes.fromhex("8b07 e7e1 f4")
 """mov (%rdi), %eax: the guest reads a word."""
@@ -52,11 +52,13 @@ SMM_RETURN = bytes.fromhex("0faa")
 _SMM_STORE = bytes.fromhex("6766c705")
 """movl $value, address in real mode; both follow."""
 
-SMM_HANDLER = 0x38000
-"""The gpa, in as_id 1, where a vCPU begins in SMM: its SMBASE after a reset, and 32 KiB."""
+SMM_HANDLER_OFFSET = 0x8000
+SMM_HANDLER = SMBASE + SMM_HANDLER_OFFSET
+"""The gpa, in as_id 1, where a vCPU begins in SMM if its SMBASE is that after a reset."""
 
-SMM_STATE, SMM_STATE_BYTES = 0x3FE00, 0x200
-"""Where, in as_id 1, a vCPU's state is saved when it enters SMM."""
+SMM_STATE_OFFSET, SMM_STATE_BYTES = 0xFE00, 0x200
+SMM_STATE = SMBASE + SMM_STATE_OFFSET
+"""Where, in as_id 1, such a vCPU's state is saved when it enters SMM."""
 
 FAR_CALL = b"\x9a"
 """lcall $cs, $ip in real mode: the guest calls code that a page carries."""

@@ -2,6 +2,9 @@
 
 from vmm.scenario.operation import AsId, Hex, Operation
 
+SMBASE = 0x30000
+"""The SMBASE of a vCPU after a reset."""
+
 
 class Start(Operation, frozen=True, tag="start", gc=False):
     """A vCPU runs code in a slot of the scenario from ``address`` on, in one KVM_RUN.
@@ -17,8 +20,9 @@ class Start(Operation, frozen=True, tag="start", gc=False):
     real mode is in the first 64 KiB, since some processors push with a 16-bit SP there.
 
     With ``smi``, in real mode, a system management interrupt (KVM_SMI) is pending when the vCPU
-    starts. Its handler is at SMM_HANDLER in as_id 1, where KVM saves the vCPU's state, and has to
-    return (RSM): then the code in as_id 0 runs as without it.
+    starts. Its handler is at ``smbase`` + 0x8000 in as_id 1, and has to return (RSM): then the code
+    in as_id 0 runs as without it. KVM saves the vCPU's state there, too, in the 512 bytes that end
+    at ``smbase`` + 0x10000.
 
     With ``as_id`` 1, the host has put the vCPU in SMM before it starts: code, page tables and data
     are those of that address space.
@@ -35,5 +39,6 @@ class Start(Operation, frozen=True, tag="start", gc=False):
     stack: Hex = 0
     interrupts: Hex | None = None
     smi: bool = False
+    smbase: Hex = SMBASE
     vcpu: int = 0
     as_id: AsId = 0

@@ -223,6 +223,8 @@ def _of_vm(op: ops.VmOperation) -> str:
 
 def _start(op: ops.Start) -> str:
     pending = " with an SMI pending" if op.smi else ""
+    if op.smbase != ops.SMBASE:
+        pending += f" and SMBASE {op.smbase:#x}"
     where = f"{_vcpu(op.vcpu)}{pending} starts at {op.address:#x}"
     if op.interrupts is not None:
         where += f", with interrupts at {op.interrupts:#x} and a stack at {op.stack:#x},"

@@ -26,7 +26,6 @@ from vmm.verdict.judge import Status, Verdict, judge
 
 _UNUSED_RULES = {
     "no-memory": "takes an allocation that fails",
-    "apic-page": "takes a backend that emulates instructions",
     "atomic-absent": "takes a backend that emulates instructions",
     "not-emulated": "takes a backend that emulates instructions, or hardware that exits",
     "no-mmu-pages": "takes a kernel without two-dimensional paging",

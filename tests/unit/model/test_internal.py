@@ -8,13 +8,14 @@ import pytest
 from tests.ideal import FEATURES
 from vmm.model.model import Model
 from vmm.scenario.features import Features
-from vmm.scenario.history import AnyOutcome, Closed, Done, Inspected, Refused
+from vmm.scenario.history import AnyOutcome, Closed, Done, Inspected, Ran, Refused
 from vmm.scenario.operations import (
     AnyOperation,
     CloseVm,
     CreateIrqchip,
     CreateVcpu,
     Inspect,
+    Instruction,
     Mapping,
     NewVm,
     Place,
@@ -160,8 +161,37 @@ def test_an_emulated_access_does_not_reach_a_slot_at_the_apics_page() -> None:
         assert [choice.rule.name for choice in model.allowed(outside)] == ["reach"]
 
 
+@pytest.mark.parametrize(
+    ("instruction", "exits"),
+    [
+        (Instruction("movs", APIC, source=0x20_0000), [(0x20_0000, False), (APIC, True)]),
+        (Instruction("movs", 0x20_0000, source=APIC), [(APIC, False), (0x20_0000, True)]),
+        (Instruction("movs", APIC - 4, source=0x20_0000), [(0x20_0000, False)]),
+        (Instruction("store", APIC, forced=True), [(APIC, True)]),
+        (Instruction("lock-xadd", APIC - 2, forced=True), [(APIC, False), (APIC, True)]),
+    ],
+)
+def test_an_instruction_that_is_surely_emulated_exits_at_the_apics_page(
+    instruction: Instruction, exits: list[tuple[int, bool]]
+) -> None:
+    model = Model((Mapping("a", 8),), NONE)
+    model.allowed(slot(APIC - 0x1000, 3))[0].adopt()
+    (choice,) = model.allowed(instruction)
+    assert isinstance(choice.outcome, Ran)
+    assert [(each.gpa, each.write) for each in choice.outcome.mmio] == exits
+    assert (choice.rule.name == "apic-page") == (APIC in [gpa for gpa, _ in exits])
+
+
+def test_whether_another_instruction_at_the_apics_page_is_emulated_is_unknown() -> None:
+    model = Model((Mapping("a", 8),), NONE)
+    model.allowed(slot(APIC, 1))[0].adopt()
+    assert model.allowed(Instruction("store", APIC)) == ()
+    assert model.allowed(Instruction("movs", APIC, source=APIC + 8)) == ()
+
+
 def test_what_an_apic_answers_is_unknown() -> None:
     model = Model((Mapping("a", 8),), NONE)
     for operation in (CreateIrqchip(), slot(APIC)):
         model.allowed(operation)[0].adopt()
     assert model.allowed(Touch(APIC)) == ()
+    assert model.allowed(Instruction("store", APIC, forced=True)) == ()

@@ -1,6 +1,7 @@
 """What a system management interrupt comes to: where a vCPU's state is saved, and what runs."""
 
 import pytest
+from msgspec import structs
 
 from tests.modelled import only
 from vmm.model.model import Model
@@ -10,6 +11,7 @@ from vmm.scenario.history import DirtyPages, Inspected, Mmio, Touched
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     READONLY,
+    SMBASE,
     AnyOperation,
     GetDirtyLog,
     HostWrite,
@@ -76,6 +78,23 @@ def test_a_handler_that_writes_where_it_is_or_where_the_code_is_is_not_followed(
     for place in (Place("a"), Place("a", 7 * 0x1000), Place("b", 0x8000)):
         inside = SetUserMemoryRegion(1 << 16 | 2, 0x110000, 0x1000, place)
         assert model(*STORING, inside).allowed(RUN) == ()
+
+
+def test_smbase_says_where_the_handler_is_and_where_the_state_is_saved() -> None:
+    further = structs.replace(RUN, smbase=SMBASE + 0x100)
+    other = SetUserMemoryRegion(1 << 16 | 2, 0x40000, 0x1000, Place("b", 0x3000), LOG_DIRTY_PAGES)
+    made = model(*writes(Place("a", 0x100), SMM_RETURN), SetUserMemoryRegion(1), other)
+    assert only(made, further).outcome == Touched(CODE)
+    found = only(made, Inspect()).outcome
+    assert isinstance(found, Inspected)
+    assert found.room == (("a", 0x7F00, 0x100), ("b", 0x3000, 0x100))
+    assert only(made, GetDirtyLog(SMRAM)).outcome == DirtyPages((7,), words=1)
+    assert only(made, GetDirtyLog(other.slot)).outcome == DirtyPages((0,), words=1)
+
+
+def test_a_state_half_of_which_is_in_a_hole_is_not_followed() -> None:
+    further = structs.replace(RUN, smbase=SMBASE + 0x100)
+    assert model(*writes(Place("a", 0x100), SMM_RETURN)).allowed(further) == ()
 
 
 def test_code_whose_bytes_are_known_starts_after_it() -> None:

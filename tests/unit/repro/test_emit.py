@@ -51,6 +51,7 @@ from vmm.scenario.operations import (
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    Start,
     Touch,
     access_end,
 )
@@ -108,6 +109,13 @@ def test_a_vcpu_that_stopped_is_put_into_smm_again() -> None:
     access = Execute(0x100000, as_id=1)
     scenario = Scenario("smm", (access, access), needs=("smm",), survey="none")
     assert program_of(scenario, EVERYTHING).count("set_smm(0, true);") == 2
+
+
+def test_a_vcpu_has_its_smbase_for_one_start() -> None:
+    start = Start(0x100800, smi=True, smbase=0x30100)
+    scenario = Scenario("smm", (start,), needs=("smm",), survey="none")
+    calls = re.findall(r"^\t(s(?:et|end)_sm\w+)", program_of(scenario, EVERYTHING), re.MULTILINE)
+    assert calls == ["set_smbase", "send_smi", "set_smbase"]
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")

@@ -70,6 +70,20 @@ def test_an_smi_takes_smm_and_real_mode_and_a_vcpu_outside(
         validate(Scenario("start", (start,), needs=needs))
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        Start(0x800, smbase=0x40000),
+        *(Start(0x800, smi=True, smbase=each) for each in (0x40001, -0x10, 0xFFFF_0010, 1 << 32)),
+    ],
+)
+def test_an_smbase_that_cannot_be_is_named(start: Start) -> None:
+    with pytest.raises(ScenarioError, match=r"\$\.operations\[0\]\.smbase: "):
+        validate(Scenario("start", (start,), needs=("smm",)))
+    last = Start(0x800, smi=True, smbase=0xFFFF_0000)
+    validate(Scenario("start", (last,), needs=("smm",)))
+
+
 def test_a_start_in_smm_takes_smm() -> None:
     start = Start(0x800, 0, as_id=1)
     with pytest.raises(ScenarioError, match=r"\$\.operations\[0\]\.as_id: "):
@@ -81,7 +95,7 @@ def test_a_start_reads_as_it_was_written() -> None:
     interrupt = Start(0x900, stack=0x1400, interrupts=0)
     starts = (
         *(Start(0x800, 0x1000, 0x2040, 7), Start(0xFFFF_FFF0), Start(0x800, smi=True), interrupt),
-        Start(0x800, 0x1000, as_id=1),
+        *(Start(0x800, 0x1000, as_id=1), Start(0x800, smi=True, smbase=0x40010)),
     )
     scenario = Scenario("start", starts, needs=("smm",))
     assert (

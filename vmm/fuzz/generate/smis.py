@@ -14,6 +14,7 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
+    SMBASE,
     SMM,
     AnyOperation,
     AsId,
@@ -28,6 +29,8 @@ from vmm.scenario.programs import SMM_HANDLER, SMM_RETURN, SMM_STATE, smm_store,
 _WORD_OFFSET = 0x40
 _PREPARED = ("a", "b")
 _VALUES = 1 << 32
+_FURTHER = (0, 0x10, 0x100, 0x1F0)
+"""With a page after the state's own, how far both may be: the state ends in that page."""
 
 
 class Smis:
@@ -69,13 +72,25 @@ class Smis:
             yield from self._code()
             return
         at = dice.pick(code)
-        yield from self._handler(handler, (handler, self._page(SMM_STATE, SMM), self._page(at, 0)))
-        yield Start(at + STUB_OFFSET, smi=True, vcpu=dice.below(self._pools.vcpus))
+        further = self._further()
+        used = (self._page(SMM_STATE, SMM), self._page(SMM_STATE + PAGE_SIZE_BYTES, SMM))
+        begin = Place(handler.mapping, handler.offset + further)
+        yield from self._handler(begin, (handler, *used, self._page(at, 0)))
+        vcpu = dice.below(self._pools.vcpus)
+        yield Start(at + STUB_OFFSET, smi=True, smbase=SMBASE + further, vcpu=vcpu)
         if dice.chance(0.5):
             yield Inspect()
         if dice.chance(0.3):
             slots = [slot.slot for slot in world.slots.values() if slot.flags & LOG_DIRTY_PAGES]
             yield from (GetDirtyLog(slot) for slot in slots[:2])
+
+    def _further(self) -> int:
+        """Return how far handler and state are from where they are after a reset."""
+        state = self._world.slot_at(SMM_STATE + PAGE_SIZE_BYTES, SMM)
+        is_memory = state is not None and not state.flags & READONLY
+        if not is_memory or not self._is_prepared(SMM_STATE + PAGE_SIZE_BYTES, SMM):
+            return 0
+        return self._dice.pick(_FURTHER)
 
     def _handler(self, page: Place, used: tuple[Place | None, ...] = ()) -> Iterator[AnyOperation]:
         """Yield the host's writes of a handler to a page; it writes to none that is ``used``."""
@@ -100,7 +115,7 @@ class Smis:
             yield from self._create(SMM, SMRAM_GFNS[0], len(SMRAM_GFNS))
         else:
             yield from self._create(SMM, SMRAM_GFNS[0], 1)
-            yield from self._create(SMM, SMRAM_GFNS[-1], 1)
+            yield from self._create(SMM, SMRAM_GFNS[-1], self._dice.pick((1, 2)))
 
     def _code(self) -> Iterator[AnyOperation]:
         return self._create(0, CODE_GFNS[0], len(CODE_GFNS))

@@ -18,6 +18,14 @@ static __attribute__((unused)) void expect_msrs(int got, int expected)
 	if (got != expected)
 		leave(WRONG, "%d MSRs were set, expected %d", got, expected);
 }
+/*@ smbase */
+
+/* Where a vCPU begins, and saves its state, in system management mode. */
+static void set_smbase(unsigned cpu, uint32_t smbase)
+{
+	if (set_msr(cpu, 0x9e /* MSR_IA32_SMBASE */, smbase) != 1)
+		leave(CANNOT_RUN, "the kernel does not set SMBASE");
+}
 /*@ thisnumber */
 
 /* One MSR set, or none: both are right, but the later steps assume the expected one. */
