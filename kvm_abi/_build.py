@@ -8,7 +8,7 @@ _HERE = Path(__file__).parent
 
 _STRUCTURES = (_HERE / "kvm.h").read_text(encoding="utf-8")
 _DECLARATIONS = (_HERE / "calls.h").read_text(encoding="utf-8")
-_SOURCES = ("calls.c", "pager.c", "notices.c")
+_SOURCES = ("ioctls.c", "calls.c", "pager.c", "notices.c")
 _CALLS = "".join((_HERE / name).read_text(encoding="utf-8") for name in _SOURCES)
 
 ffibuilder = FFI()

@@ -14,21 +14,6 @@ int abi_ioctl_struct(int fd, unsigned long request, void *arg);
 /* ioctl with a plain value. */
 int abi_ioctl_value(int fd, unsigned long request, unsigned long arg);
 
-/* A vCPU whose mapping has two pages or more. */
-struct abi_vcpu {
-    int fd;
-    const struct kvm_run *run;
-};
-
-/* KVM_RUN. Returns what ioctl(2) does, or -errno; and in place of 0 a number from ABI_EXIT_CODES
- * (2^60) on, if it says all of the exit: a port access of up to 4 bytes in all, or a read outside
- * memory. The same number is the same exit. Each argument of a call costs time, so it has one. */
-int64_t abi_run(const struct abi_vcpu *vcpu);
-
-/* KVM_SET_USER_MEMORY_REGION, the most frequent ioctl, with the structure built in C. */
-int abi_set_user_memory_region(int fd, uint32_t slot, uint32_t flags, uint64_t guest_phys_addr,
-                               uint64_t memory_size, uint64_t userspace_addr);
-
 /* Harvests a dirty ring of count entries, a power of two, from entry next on: marks each dirty
  * entry for KVM_RESET_DIRTY_RINGS and stores its slot and page in two words. Returns how many there
  * were. */

@@ -6,9 +6,11 @@ Addresses are `int`; 0 is an address like any other.
 
 import errno
 import os
+from collections.abc import Iterable
 from struct import Struct
 from typing import Any, Protocol
 
+from kvm_abi import _frequent
 from kvm_abi._kvm import ffi as _ffi, lib as _lib
 from kvm_abi.mman import checked_result
 from kvm_abi.uapi import Cap, Ioctl, MapFlag, Protection
@@ -40,6 +42,7 @@ _new = _ffi.new
 _PASSED_ROOM = _ffi.typeof(f"uint64_t[{4 * MAX_PASSED}]")
 _COUNT = _ffi.typeof("uint32_t *")
 _REGION = _ffi.typeof("struct kvm_userspace_memory_region *")
+_REGIONS = _ffi.typeof("struct kvm_userspace_memory_region[]")
 _typeof = _ffi.typeof
 _sizeof = _ffi.sizeof
 _buffer = _ffi.buffer
@@ -50,14 +53,20 @@ _harvest = _lib.abi_harvest
 _AT_END = int(_lib.ABI_AT_END)
 _WRITTEN_TO = int(_lib.ABI_WRITTEN_TO)
 
-issue_region = _lib.abi_set_user_memory_region
+issue_region = _frequent.abi_set_user_memory_region
 """Issue KVM_SET_USER_MEMORY_REGION: fd, slot, flags, guest_phys_addr, memory_size, userspace_addr.
 
 It returns 0, or what `region_error` takes. As the most frequent call it has no Python wrapper.
 """
 
-issue_run = _lib.abi_run
-"""Issue KVM_RUN on what `runnable` returned.
+issue_regions = _frequent.abi_set_user_memory_regions
+"""Issue it for each structure in ``bytes``, as `packed_regions` makes them: fd, regions.
+
+It stops at the first that is not done; returns how many were done, and the result of the last.
+"""
+
+issue_run = _frequent.abi_run
+"""Issue KVM_RUN: fd, and the address of the vCPU's mapping of two pages or more.
 
 It returns 0 for an exit, or a number from `EXIT_CODES` on that stands for all of that exit; or what
 `run_error` takes.
@@ -179,6 +188,30 @@ class KvmError(OSError):
         return f"{self.call}({self.arguments}): {name} {os.strerror(number)}"
 
 
+class RegionsError(KvmError):
+    """A change of several that KVM refused: those before it are made, it and the rest are not.
+
+    `errno` and `arguments` are those of the refused one. `done` is how many were made before it,
+    and so its index.
+
+        >>> from vmm import Kvm, Region, RegionsError
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     try:
+        ...         vm.set_user_memory_regions([Region(slot=0)])  # There is no slot to delete.
+        ...     except RegionsError as error:
+        ...         print(error.done, str(error).rpartition(": ")[2])
+        0 EINVAL Invalid argument, as number 1 of 1
+    """
+
+    def __init__(self, number: int, region: tuple[int, ...], done: int, count: int) -> None:
+        super().__init__(number, Ioctl.SET_USER_MEMORY_REGION, _REGION, region)
+        self.done = done
+        self._count = count
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, as number {self.done + 1} of {self._count}"
+
+
 def _number(value: int) -> str:
     return hex(value) if value else "0"
 
@@ -229,11 +262,6 @@ def misfit(error: Exception, declaration: Any, *init: Any) -> Exception:
         except (TypeError, OverflowError) as fault:
             return type(fault)(f"{name}={value!r}: {fault}")
     return error
-
-
-def runnable(fd: int, address: int) -> CData:
-    """Return a vCPU for `issue_run`. `address` is that of its mapping of two pages or more."""
-    return _new("struct abi_vcpu *", (fd, _ffi.cast("struct kvm_run *", address)))
 
 
 def size_of(ctype: str | Any) -> int:
@@ -347,6 +375,22 @@ def region_misfit(error: Exception, *region: Any) -> Exception:
     return misfit(error, _REGION, region)
 
 
+def packed_regions(regions: Iterable[tuple[int, int, int, int, int]]) -> bytes:
+    """Return the structures for `issue_regions`.
+
+    Raises `TypeError` or `OverflowError` for a value that does not fit, with the name of the field.
+    """
+    wanted = list(regions)
+    try:
+        return bytes(_buffer(_new(_REGIONS, wanted)))
+    except (TypeError, OverflowError) as error:
+        for region in wanted:
+            fault = misfit(error, _REGION, region)
+            if fault is not error:
+                raise fault from None
+        raise
+
+
 def region_error(result: int, *region: int) -> Exception:
     """Return the error for a result of `issue_region`; ``region`` are its arguments after fd."""
     number = -result
@@ -356,6 +400,15 @@ def region_error(result: int, *region: int) -> Exception:
     if result > 0:
         return _wrong_answer(Ioctl.SET_USER_MEMORY_REGION, result, arg)
     return _refused(number, Ioctl.SET_USER_MEMORY_REGION, arg)
+
+
+def regions_error(result: int, region: tuple[int, ...], done: int, count: int) -> Exception:
+    """Return the error for a result of `issue_regions`; ``region`` is that which was not done."""
+    error = region_error(result, *region)
+    if isinstance(error, KvmError):
+        return RegionsError(error.errno or 0, region, done, count)
+    error.add_note(f"It was number {done + 1} of {count}.")
+    return error
 
 
 def harvest(entries: CData, count: int, first: int) -> list[tuple[int, int]]:

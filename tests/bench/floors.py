@@ -54,8 +54,8 @@ def main() -> None:
         create()
         report("delete", _between(delete, create), _between(bare_delete, bare_create))
         report("nop", _alone(create), _alone(bare_create))
-        runnable = raw.runnable(vcpu.fd, raw.address_of(vcpu.kvm_run))
-        report("run", _alone(vcpu.run), _alone(partial(raw.issue_run, runnable)))
+        run = vcpu.fd, raw.address_of(vcpu.kvm_run)
+        report("run", _alone(vcpu.run), _alone(partial(raw.issue_run, *run)))
 
 
 def report(name: str, library: Callable[[], float], bare: Callable[[], float]) -> None:

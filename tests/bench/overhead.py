@@ -35,7 +35,10 @@ LIMIT = 1.4
 _RUNS = 5
 _MAKING, _RUNNING, _JUDGING = "making scenarios", "running them", "judging them"
 _C, _C_IOCTLS = "as C programs", "in their ioctls"
-WAYS_IN = ("_ioctl_struct", "_ioctl_value", "issue_region", "issue_run", "_run_past_mmio")
+WAYS_IN = (
+    *("_ioctl_struct", "_ioctl_value", "_run_past_mmio"),
+    *("issue_region", "issue_regions", "issue_run"),
+)
 """The names in `kvm_abi.raw` of all that issues an ioctl."""
 
 _NOTHING = "int main(void) { return 0; }"

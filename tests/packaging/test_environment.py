@@ -38,7 +38,8 @@ def test_what_git_clean_takes_away_is_built_again(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     (checkout / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts/_env", checkout / "scripts")
-    built = [checkout / "kvm_abi/_kvm.abi3.so", checkout / "guests/_image.abi3.so"]
+    names = ("kvm_abi/_kvm", "kvm_abi/_frequent", "guests/_image")
+    built = [checkout / f"{name}.abi3.so" for name in names]
     for extension in built:
         extension.parent.mkdir()
         extension.touch()

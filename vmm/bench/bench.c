@@ -112,15 +112,16 @@ static uint64_t creating, deleting;
 
 static void create_and_delete(unsigned long times)
 {
-	uint64_t begun, created;
+	uint64_t begun, created, deleted;
 
 	for (creating = deleting = 0; times; times--) {
 		begun = now();
 		work_region(0, WORK_GPA);
 		created = now();
 		region(work_slot, 0, 0, 0, 0);
+		deleted = now();
 		creating += created - begun;
-		deleting += now() - created;
+		deleting += deleted - created;
 	}
 }
 
@@ -134,6 +135,17 @@ static uint64_t delete(unsigned long times)
 {
 	create_and_delete(times);
 	return deleting;
+}
+
+static uint64_t pairs(unsigned long times)
+{
+	uint64_t begun = now();
+
+	for (; times; times--) {
+		work_region(0, WORK_GPA);
+		region(work_slot, 0, 0, 0, 0);
+	}
+	return now() - begun;
 }
 
 static uint64_t move(unsigned long times)
@@ -224,10 +236,10 @@ static const struct work {
 	uint64_t rip;
 } works[] = {
 	{"create", create, 0, 0, 0},	   {"delete", delete, 0, 0, 0},
-	{"move", move, 1, 0, 0},	   {"flags", flags, 1, 0, 0},
-	{"nop", nop, 1, 0, 0},		   {"run", enter, 0, 0, OFFSET_RUN},
-	{"mmio", enter, 0, 0, OFFSET_MMIO}, {"dirty-log", dirty_log, 1, 1, 0},
-	{"dirty-ring", dirty_ring, 1, 1, 0},
+	{"pairs", pairs, 0, 0, 0},	   {"move", move, 1, 0, 0},
+	{"flags", flags, 1, 0, 0},	   {"nop", nop, 1, 0, 0},
+	{"run", enter, 0, 0, OFFSET_RUN},  {"mmio", enter, 0, 0, OFFSET_MMIO},
+	{"dirty-log", dirty_log, 1, 1, 0}, {"dirty-ring", dirty_ring, 1, 1, 0},
 };
 
 static const struct work *work_named(const char *name)

@@ -16,12 +16,14 @@ from vmm.bench.setup import (
     HUGE_PAGE_BYTES,
     OTHER_GPA,
     PAGE_BYTES,
+    PAIRS,
     RING_BYTES,
     TOUCHED_PAGES,
     WORK_GPA,
     Setup,
 )
 from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.regions import Region, Regions
 from vmm.kvm.registers import Registers
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
@@ -97,6 +99,8 @@ class _Work:
                 return lambda times: self._create_and_delete(times)[0]
             case "delete":
                 return lambda times: self._create_and_delete(times)[1]
+            case "pairs":
+                return self._pairs
             case "move":
                 self._region(0)
                 return self._move
@@ -131,9 +135,21 @@ class _Work:
             change(slot, 0, WORK_GPA, size_bytes, hva)
             created = _clock()
             change(slot, 0, 0, 0, 0)
+            deleted = _clock()
             creating += created - begun
-            deleting += _clock() - created
+            deleting += deleted - created
         return creating, deleting
+
+    def _pairs(self, times: int) -> int:
+        change = self._vm.set_user_memory_regions
+        there = Region(self._slot, 0, WORK_GPA, self._size_bytes, self._hva)
+        pair = [there, Region(self._slot)]
+        pairs, rest = Regions(pair * PAIRS), Regions(pair * (times % PAIRS))
+        begun = _clock()
+        for _ in range(times // PAIRS):
+            change(pairs)
+        change(rest)
+        return _clock() - begun
 
     def _move(self, times: int) -> int:
         begun = _clock()

@@ -4,12 +4,24 @@ from typing import Literal, get_args
 
 import msgspec
 
-Work = Literal["create", "delete", "move", "flags", "nop", "run", "mmio", "dirty-log", "dirty-ring"]
+Work = Literal[
+    "create",
+    "delete",
+    "pairs",
+    "move",
+    "flags",
+    "nop",
+    "run",
+    "mmio",
+    "dirty-log",
+    "dirty-ring",
+]
 WORKS: tuple[Work, ...] = get_args(Work)
 
 WORDS: dict[Work, str] = {
     "create": "KVM_SET_USER_MEMORY_REGION creates a slot",
     "delete": "KVM_SET_USER_MEMORY_REGION deletes it",
+    "pairs": "both, 16 times by one Vm.set_user_memory_regions; for once",
     "move": "KVM_SET_USER_MEMORY_REGION moves a slot",
     "flags": "KVM_SET_USER_MEMORY_REGION toggles LOG_DIRTY_PAGES",
     "nop": "KVM_SET_USER_MEMORY_REGION changes nothing",
@@ -37,6 +49,9 @@ MAX_FILLED_PAGES = 1 << 24
 """Without TDP the kernel allocates about 10 bytes for each page of a slot at once."""
 
 TOUCHED_PAGES = 64
+PAIRS = 16
+"""How often a slot is created and deleted by one call of the library."""
+
 RING_BYTES = 64 << 10
 
 

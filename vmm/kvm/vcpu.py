@@ -46,7 +46,6 @@ class Vcpu(VcpuState):
             raise
         super().__init__(fd, address, mmap_size_bytes)
         self._ring: DirtyRing | None = None
-        self._runnable = raw.runnable(fd, address)
         self._mmio_loop = MmioLoop(fd)
 
     def close(self) -> None:
@@ -62,7 +61,6 @@ class Vcpu(VcpuState):
         if self._fd < 0:
             return
         self._run = self._memory = None
-        self._runnable.fd = -1
         self._exit_regs = self._next_sregs = None
         if self._ring is not None:
             self._ring.close()
@@ -138,7 +136,7 @@ class Vcpu(VcpuState):
         ...     vcpu.run()
         Io(port=0x10, data=b'\x03', is_write=True, size_bytes=1, count=1)
         """
-        number = raw.issue_run(self._runnable)
+        number = raw.issue_run(self._fd, self._address)
         # After a guest every step of Python is slow: the usual way has as few of them as possible.
         try:
             return _KNOWN_EXITS[number]

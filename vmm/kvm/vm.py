@@ -1,5 +1,6 @@
 """`Vm`: a virtual machine, with its memory regions and dirty logs."""
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 from kvm_abi import raw
@@ -7,6 +8,7 @@ from kvm_abi.raw import KvmError
 from kvm_abi.uapi import SYNC_X86_REGS, SYNC_X86_SREGS, Cap, Ioctl, IoEventFdFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import PINNED, HostAddress, HostMapping
+from vmm.kvm.regions import Region, Regions, hva_of, refused
 from vmm.kvm.vcpu import Vcpu
 
 _SHARED = SYNC_X86_REGS | SYNC_X86_SREGS
@@ -145,7 +147,7 @@ class Vm(Closing):
             hva = mapping.address_of(userspace_addr.offset)
         else:
             mapping = None
-            hva = userspace_addr if type(userspace_addr) is int else _hva(userspace_addr)
+            hva = userspace_addr if type(userspace_addr) is int else hva_of(userspace_addr)
         try:
             result = raw.issue_region(self._fd, slot, flags, guest_phys_addr, memory_size, hva)
         except (TypeError, OverflowError) as error:
@@ -158,6 +160,46 @@ class Vm(Closing):
             self._pinned.pop(slot, None)
         elif mapping is not None:
             self._pinned[slot] = mapping
+
+    def set_user_memory_regions(self, changes: Regions | Iterable[Region]) -> None:
+        """Issue KVM_SET_USER_MEMORY_REGION for each change in order, back to back.
+
+        Nothing of Python runs between them, so two calls are as near to each other as in a VMM in
+        C, which deletes a slot and creates it anew. The first that is refused ends it: those
+        before it stay made. `Regions` prepares what is done often.
+
+        Addresses pin their mappings as with `set_user_memory_region`. Raises `RegionsError`, a
+        `KvmError` that says how many are made, and `ValueError` if a mapping is closed; then
+        nothing is done.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, MemFlag, Region, RegionsError
+        >>> with HostMapping.anonymous(0x2000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     low = Region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        ...     high = Region(1, 0, 0x2000, 0x1000, HostAddress(memory, 0x1000))
+        ...     vm.set_user_memory_regions([low, high])  # Slots as a VMM has them at its start.
+        ...     read_only = high._replace(flags=MemFlag.READONLY)  # That flag needs a new slot.
+        ...     vm.set_user_memory_regions([Region(slot=1), read_only])
+        ...     try:
+        ...         vm.set_user_memory_regions([Region(slot=0), low, low._replace(slot=2)])
+        ...     except RegionsError as error:
+        ...         print(error.done, str(error).rpartition("): ")[2])
+        2 EEXIST File exists, as number 3 of 3
+        """
+        wanted = changes if isinstance(changes, Regions) else Regions(changes)
+        for mapping in wanted.mappings.values():
+            mapping.address_of(0)  # Raises an error of its own if it is closed.
+        done, result = raw.issue_regions(self._fd, wanted.packed)
+        if result:
+            for slot, _, _, memory_size, address in wanted.changes[:done]:
+                self._track(slot, memory_size, address)
+            if result == raw.CLOSED:
+                _ = self.fd
+            raise refused(wanted, result, done)
+        for slot, pinned in wanted.left.items():
+            if pinned is None:
+                self._pinned.pop(slot, None)
+            else:
+                self._pinned[slot] = pinned
 
     def set_user_memory_region2(
         self,
@@ -178,7 +220,7 @@ class Vm(Closing):
         ...     if vm.check_extension(Cap.USER_MEMORY2):
         ...         vm.set_user_memory_region2(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
         """
-        hva = _hva(userspace_addr)
+        hva = hva_of(userspace_addr)
         region = raw.new(
             "struct kvm_userspace_memory_region2 *",
             (slot, flags, guest_phys_addr, memory_size, hva, guest_memfd_offset, guest_memfd),
@@ -442,11 +484,3 @@ class Vm(Closing):
             self._pinned.pop(slot, None)
         elif isinstance(userspace_addr, HostAddress):
             self._pinned[slot] = userspace_addr.mapping
-
-
-def _hva(address: HostAddress | int) -> int:
-    if isinstance(address, HostAddress):
-        return address.hva
-    if isinstance(address, HostMapping):
-        raise TypeError(f"{address!r} is no address: pass HostAddress(mapping, offset)")
-    return address

@@ -7,7 +7,7 @@ takes less than a block of a disk, so that a full one takes it whole, or not at 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvm_abi.raw import KvmError as KvmError
+    from kvm_abi.raw import KvmError as KvmError, RegionsError as RegionsError
     from kvm_abi.uapi import (
         Cap as Cap,
         MemFlag as MemFlag,
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from vmm.host.health import Problem as Problem
     from vmm.kvm import exits as exits
     from vmm.kvm.memory import HostAddress as HostAddress, HostMapping as HostMapping
+    from vmm.kvm.regions import Region as Region, Regions as Regions
     from vmm.kvm.registers import Registers as Registers
     from vmm.kvm.rings import DirtyRing as DirtyRing
     from vmm.kvm.system import Kvm as Kvm
@@ -78,6 +79,9 @@ PLACES = {
     "Problem": "vmm.host.health",
     "Protection": "kvm_abi.uapi",
     "RefusedCalls": "vmm.verdict.refusals",
+    "Region": "vmm.kvm.regions",
+    "Regions": "vmm.kvm.regions",
+    "RegionsError": "kvm_abi.raw",
     "Registers": "vmm.kvm.registers",
     "Rule": "vmm.model.rule",
     "Scenario": "vmm.scenario.operations",

@@ -1,12 +1,13 @@
 """VMs that remember their memslots, so that a failure can show them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from kvm_abi import raw
-from kvm_abi.raw import WrongAnswerError
+from kvm_abi.raw import RegionsError, WrongAnswerError
 from kvm_abi.uapi import Ioctl, VmType
 from vmm.kvm.memory import HostAddress
+from vmm.kvm.regions import Region, Regions
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
@@ -15,7 +16,7 @@ _PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class Memslot:
     """A memslot that was created."""
 
     slot: int
@@ -46,7 +47,7 @@ class RecordedVm(Vm):
 
     def __init__(self, fd: int, vcpu_mmap_size_bytes: int) -> None:
         super().__init__(fd, vcpu_mmap_size_bytes)
-        self.regions: dict[int, Region] = {}
+        self.regions: dict[int, Memslot] = {}
         self.vcpus: dict[int, Vcpu] = {}
 
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
@@ -65,6 +66,18 @@ class RecordedVm(Vm):
         """Issue KVM_SET_USER_MEMORY_REGION, and remember the slot."""
         super().set_user_memory_region(slot, flags, guest_phys_addr, memory_size, userspace_addr)
         self._remember(slot, flags, guest_phys_addr, memory_size, userspace_addr)
+
+    def set_user_memory_regions(self, changes: Regions | Iterable[Region]) -> None:
+        """Issue KVM_SET_USER_MEMORY_REGION for each change, and remember the slots."""
+        wanted = changes if isinstance(changes, Regions) else Regions(changes)
+        try:
+            super().set_user_memory_regions(wanted)
+        except RegionsError as error:
+            for each in wanted.changes[: error.done]:
+                self._remember(*each)
+            raise
+        for each in wanted.changes:
+            self._remember(*each)
 
     def set_user_memory_region2(
         self,
@@ -95,7 +108,7 @@ class RecordedVm(Vm):
             self.regions.pop(slot, None)
         else:
             hva = address.hva if isinstance(address, HostAddress) else address
-            self.regions[slot] = Region(slot, flags, gpa, size_bytes, hva)
+            self.regions[slot] = Memslot(slot, flags, gpa, size_bytes, hva)
 
 
 def state_lines(machine: RecordedVm) -> Iterator[str]:

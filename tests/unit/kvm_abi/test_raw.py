@@ -143,7 +143,8 @@ def test_an_interrupted_run_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_benchmark_can_time_every_ioctl() -> None:
     """It puts a stopwatch in the place of each name, which nothing may have fetched before."""
-    source = (ROOT / "kvm_abi" / "calls.c").read_text()
+    sources = ("ioctls.c", "calls.c", "frequent.c")
+    source = "".join((ROOT / "kvm_abi" / name).read_text() for name in sources)
     functions = r"^static [\w ]+ \*?(abi_\w+)\([^)]*\)\n\{(.*?)^\}"
     bodies = dict(re.findall(functions, source, re.M | re.S))
     bodies.pop("abi_next_shared_mapping")  # It asks /proc, not KVM.
