@@ -41,7 +41,7 @@ def test_what_git_clean_takes_away_is_built_again(tmp_path: Path) -> None:
     names = ("kvm_abi/_kvm", "kvm_abi/_frequent", "guests/_image")
     built = [checkout / f"{name}.abi3.so" for name in names]
     for extension in built:
-        extension.parent.mkdir()
+        extension.parent.mkdir(exist_ok=True)
         extension.touch()
 
     def matches() -> bool:
