@@ -1,6 +1,7 @@
 /*
- * The module kvm_abi._frequent: the most frequent calls, without cffi between. After a guest has run,
- * or a slot has changed, few instructions cost much: cffi's add a tenth to what the kernel takes.
+ * The module kvm_abi._frequent: the most frequent calls, without cffi between. After a guest has
+ * run, or a slot has changed, few instructions cost much: cffi's add a twentieth to what the kernel
+ * takes.
  */
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
@@ -184,8 +185,8 @@ static PyMethodDef methods[] = {
     {"abi_set_user_memory_regions", (PyCFunction)(void *)set_user_memory_regions, METH_FASTCALL,
      "The same for structures in bytes. Returns how many were done, and the result of the last."},
     {"abi_run", (PyCFunction)(void *)run, METH_FASTCALL,
-     "KVM_RUN: fd, and the address of the vCPU's mapping of two pages or more. Returns 0, -errno, or\n"
-     "from 2^60 on a number that says all of the exit, and the same of the same exit: of a port\n"
+     "KVM_RUN: fd, and the address of the vCPU's mapping of two pages or more. Returns 0, -errno,\n"
+     "or from 2^60 on a number that says all of the exit, and the same of the same exit: of a port\n"
      "access of up to 4 bytes, or of a read outside memory."},
     {NULL, NULL, 0, NULL},
 };
