@@ -186,8 +186,8 @@ static PyMethodDef methods[] = {
      "The same for structures in bytes. Returns how many were done, and the result of the last."},
     {"abi_run", (PyCFunction)(void *)run, METH_FASTCALL,
      "KVM_RUN: fd, and the address of the vCPU's mapping of two pages or more. Returns 0, -errno,\n"
-     "or from 2^60 on a number that says all of the exit, and the same of the same exit: of a port\n"
-     "access of up to 4 bytes, or of a read outside memory."},
+     "or from 2^60 on a number that says all of the exit, and the same of the same exit: of a\n"
+     "port access of up to 4 bytes, or of a read outside memory."},
     {NULL, NULL, 0, NULL},
 };
 
