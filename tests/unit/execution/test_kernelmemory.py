@@ -1,6 +1,7 @@
 """Growth of the kernel's memory: what leaks is found, and noise is not."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from vmm.execution.kernelmemory import (
     COUNTED,
     ROUNDS,
     TOLERANCE_BYTES,
+    VCPUS,
     growth,
     read_counters,
 )
@@ -85,7 +87,7 @@ def test_every_round_has_its_share_and_a_good_kernel_is_asked_once() -> None:
 
 def test_this_kernel_has_most_of_the_counters() -> None:
     counters = read_counters()
-    assert set(counters) <= {*COUNTED, ADDRESSES}
+    assert set(counters) <= {*COUNTED, VCPUS, ADDRESSES}
     assert counters["SUnreclaim"] > 0
 
 
@@ -99,3 +101,29 @@ def test_addresses_that_are_lost_are_named_by_their_own_file() -> None:
     kernel = Kernel(lambda _: 0)
     grown = growth(kernel.turn, TIMES, lambda: {ADDRESSES: 4096 * kernel.turns})
     assert grown == ("VmSize of /proc/self/status grows by 4096 bytes each time",)
+
+
+def test_vcpus_that_stay_are_found_while_others_free_more_than_they_take() -> None:
+    vcpu_bytes = 11 << 10
+    kernel = Kernel(lambda turns: -(10**6) * turns)
+
+    def read() -> dict[str, int]:
+        return {**kernel.read(), VCPUS: vcpu_bytes * (kernel.turns // 25)}
+
+    (text,) = growth(kernel.turn, TIMES, read)
+    assert text == f"kvm_vcpu of /proc/slabinfo grows by {vcpu_bytes // 25} bytes each time"
+
+
+def test_what_vcpus_take_is_read_where_it_may_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slabinfo = tmp_path / "slabinfo"
+    monkeypatch.setattr("vmm.execution.kernelmemory._SLABINFO", slabinfo)
+    assert VCPUS not in read_counters()
+    slabinfo.write_text(
+        "slabinfo - version: 2.1\n# name <active_objs> <num_objs> <objsize> <objperslab>\n"
+        "kvm_vcpu 20 24 51488 1 16 : tunables 0 0 0 : slabdata 20 20 0\nfiles_cache 1 2 3 4\n"
+    )
+    assert read_counters()[VCPUS] == 20 * 51488
+    slabinfo.write_text("slabinfo - version: 2.1\n")
+    assert VCPUS not in read_counters()
