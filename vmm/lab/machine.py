@@ -2,7 +2,6 @@
 
 import math
 import os
-import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,12 +142,21 @@ def command_line(machine: Machine) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """The files of a saved state: the machine's memory, and everything else."""
+
+    memory: Path
+    devices: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Wiring:
     """Where a machine begins, and its connections.
 
     ``first`` is the initramfs, ``log`` gets the kernel's log, ``out`` and ``err`` (descriptors of
     pipes) the job's output; ``monitor`` is a socket. Orders come on standard input. ``state`` is
-    the saved state of an equal machine, to start from.
+    the saved state of an equal machine, to start from, and ``memory`` the file that a machine has
+    as its memory whose state is to be saved.
     """
 
     first: Path
@@ -156,7 +164,8 @@ class Wiring:
     out: int
     err: int
     monitor: int
-    state: Path | None = None
+    state: State | None = None
+    memory: Path | None = None
 
 
 def qemu_command(machine: Machine, job: Job, wiring: Wiring) -> Sequence[str]:
@@ -167,7 +176,6 @@ def qemu_command(machine: Machine, job: Job, wiring: Wiring) -> Sequence[str]:
         if "," in str(path):
             raise LabError(f"{path}: QEMU cannot have a comma in a name")
     accelerator = "kvm" if machine.backend is Backend.KVM else "tcg,thread=single"
-    begin = ["-incoming", f"exec:cat {shlex.quote(str(wiring.state))}"] if wiring.state else []
     return [
         *(QEMU, "-machine", "q35", "-accel", accelerator),
         *("-cpu", "host" if machine.backend is Backend.KVM else "max"),
@@ -184,8 +192,24 @@ def qemu_command(machine: Machine, job: Job, wiring: Wiring) -> Sequence[str]:
         *_port(3, "orders", "stdio,signal=off"),
         *_share("host", Path("/"), readonly=True),
         *_share("share", job.folder, readonly=False),
-        *begin,
+        *_saved(machine, wiring),
     ]
+
+
+def _saved(machine: Machine, wiring: Wiring) -> list[str]:
+    """Return the options of a machine whose state is saved, or that starts from one."""
+    memory = wiring.state.memory if wiring.state else wiring.memory
+    if memory is None:
+        return []
+    share = "off" if wiring.state else "on"
+    named = str(memory).replace(",", ",,")
+    file = f"size={machine.memory_mib}M,share={share},mem-path={named}"
+    words = [
+        *("-object", f"memory-backend-file,id=memory,{file}"),
+        *("-machine", "memory-backend=memory"),
+    ]
+    # The monitor says where the state of the devices is.
+    return [*words, "-incoming", "defer"] if wiring.state else words
 
 
 def _port(number: int, name: str, device: str) -> list[str]:

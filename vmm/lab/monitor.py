@@ -1,9 +1,10 @@
-"""Talks to QEMU (QMP) to save the state of a machine."""
+"""Talks to QEMU (QMP) to save and to restore the state of a machine, except for its memory."""
 
 import json
 import shlex
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ class Monitor:
         self._lines = connection.makefile("rwb")
         self._is_new = True
 
-    def keep(self, path: Path) -> None:
-        """Write the machine's state to a file; the machine goes on. Raises LabError."""
+    def keep(self, path: Path, while_stopped: Callable[[], None]) -> None:
+        """Write the machine's state to a file, call something, and let the machine go on.
+
+        Raises LabError.
+        """
         where = f"exec:cat > {shlex.quote(str(path))}"
+        self._leave_memory_out()
         self._ask("migrate-set-parameters", {"max-bandwidth": _AT_ONCE})
         self._ask("migrate", {"uri": where})
         end = time.monotonic() + _KEEP_S
@@ -40,9 +45,23 @@ class Monitor:
             time.sleep(_LOOK_S)
         if now["status"] == "failed":
             raise LabError(f"QEMU cannot write the machine's state: {now.get('error-desc', '?')}")
-        self._ask("cont", {})
+        try:
+            if not is_late:
+                while_stopped()
+        finally:
+            self._ask("cont", {})
         if is_late:
             raise LabError("QEMU takes too long to write the machine's state")
+
+    def restore(self, path: Path) -> None:
+        """Let a machine that waits for its state go on from it. Raises LabError."""
+        self._leave_memory_out()
+        self._ask("migrate-incoming", {"uri": f"exec:cat {shlex.quote(str(path))}"})
+
+    def _leave_memory_out(self) -> None:
+        """Leave out the memory that is a file; QEMU's manual calls such machines templates."""
+        shared = {"capability": "x-ignore-shared", "state": True}
+        self._ask("migrate-set-capabilities", {"capabilities": [shared]})
 
     def _ask(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a command. Raises LabError."""

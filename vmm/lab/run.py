@@ -27,7 +27,7 @@ from vmm.lab.modules import Module
 from vmm.lab.monitor import Monitor
 from vmm.lab.process import Late, Pipes, Sink, TimeLimits, emulator, watch
 from vmm.lab.settings import first_files, orders
-from vmm.lab.snapshot import keep, state_path, used
+from vmm.lab.snapshot import Keeping, files_of, kept, remove, state_path, used
 from vmm.verdict.statuses import ALL, DIFFERS, INCONCLUSIVE, USAGE
 
 
@@ -122,18 +122,19 @@ def running(
         ending = yield from _booted(machine, job, folder, listener, start)
         if ending.reports.has_booted:
             return ending
-        state.unlink(missing_ok=True)
-    start = _Start(loaded, keeps=state if keeps else None)
-    return (yield from _booted(machine, job, folder, listener, start))
+        remove(state)
+    with kept(state if keeps else None, machine.memory_mib) as keeping:
+        start = _Start(loaded, keeps=keeping)
+        return (yield from _booted(machine, job, folder, listener, start))
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """The modules of a machine, and which state it starts from, or is to save."""
+    """The modules of a machine, and which state it starts from, or how it saves its own."""
 
     loaded: tuple[Module, ...]
     restores: Path | None = None
-    keeps: Path | None = None
+    keeps: Keeping | None = None
 
 
 def _booted(
@@ -157,7 +158,9 @@ def _booted(
             command = bochs.command(folder, cd, machine.memory_mib, log, out, err)
             text = b""
         else:
-            wiring = Wiring(first, log, out, err, theirs.fileno(), start.restores)
+            state = files_of(start.restores) if start.restores else None
+            memory = start.keeps.memory if start.keeps else None
+            wiring = Wiring(first, log, out, err, theirs.fileno(), state, memory)
             command = list(qemu_command(machine, job, wiring))
             text = orders(machine, job, nonce, is_restored=start.restores is not None)
         with (
@@ -203,6 +206,8 @@ class _Orders:
         self._monitor = monitor
         self._start = start
         if start.restores is not None:
+            with suppress(LabError):  # Then it never boots, and another one does afresh.
+                monitor.restore(files_of(start.restores).devices)
             self._give()
 
     def handle(self, on_reports: Callable[[Reports], None], reports: Reports) -> None:
@@ -217,7 +222,7 @@ class _Orders:
         if self._start.keeps is None or reports.complaint or reports.notes:
             return
         try:
-            keep(self._monitor, self._start.keeps)
+            self._start.keeps.keep(self._monitor)
         except LabError as error:
             reports.notes.append(f"this machine's state is not kept: {error}")
 

@@ -61,6 +61,19 @@ def test_only_the_job_s_folder_can_be_written(machine: Machine) -> None:
     assert [word.endswith("readonly=on") for word in shares] == [True, False]
 
 
+def test_a_saved_memory_is_mapped_by_each_machine_for_itself(machine: Machine) -> None:
+    def words(**wiring: object) -> list[str]:
+        return list(machines.qemu_command(machine, JOB, replace(WIRING, **wiring)))  # type: ignore[arg-type]
+
+    assert not [word for word in words() if "memory-backend" in word or word == "-incoming"]
+    saves = words(memory=Path("/s/a,b"))
+    assert "memory-backend-file,id=memory,size=2048M,share=on,mem-path=/s/a,,b" in saves
+    assert "-incoming" not in saves
+    starts = words(state=machines.State(Path("/s/memory"), Path("/s/devices")))
+    assert "memory-backend-file,id=memory,size=2048M,share=off,mem-path=/s/memory" in starts
+    assert starts[-2:] == ["-incoming", "defer"]
+
+
 def test_a_complaint_ends_the_machine(machine: Machine) -> None:
     words = machines.command_line(machine).split()
     assert {"oops=panic", "panic_on_warn=1", "panic=-1", "kvm_amd.npt=0"} <= set(words)

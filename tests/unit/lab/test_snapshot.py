@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +19,11 @@ class Writer(Monitor):
     def __init__(self, content: bytes = b"state") -> None:
         self.content = content
 
-    def keep(self, path: Path) -> None:
+    def keep(self, path: Path, while_stopped: Callable[[], None]) -> None:
         if not self.content:
             raise LabError("no space left")
         path.write_bytes(self.content)
+        while_stopped()
 
 
 @pytest.fixture
@@ -90,20 +92,60 @@ def test_not_every_machine_can_be_kept(
     assert state_path(machine, replace(job, preloaded=())) is None
 
 
+def keep(path: Path, writer: Writer) -> None:
+    with snapshot.kept(path, 16) as keeping:
+        assert keeping is not None
+        with keeping.memory.open("wb") as memory:
+            os.pwrite(memory.fileno(), b"low", 0)
+            os.pwrite(memory.fileno(), b"high", 8 << 20)
+            memory.truncate(16 << 20)
+        keeping.keep(writer)
+
+
+def test_a_state_has_the_memory_without_its_holes(tmp_path: Path) -> None:
+    keep(tmp_path / "state", Writer())
+    files = snapshot.files_of(tmp_path / "state")
+    assert files.devices.read_bytes() == b"state"
+    held = files.memory.read_bytes()
+    assert (len(held), held[:3], held[8 << 20 :][:4]) == (16 << 20, b"low", b"high")
+    assert not held.strip(b"\0lowhig")
+    assert files.memory.stat().st_blocks * 512 < 1 << 20
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
+def test_of_two_equal_states_the_first_one_stays(tmp_path: Path) -> None:
+    keep(tmp_path / "state", Writer(b"first"))
+    keep(tmp_path / "state", Writer(b"second"))
+    assert snapshot.files_of(tmp_path / "state").devices.read_bytes() == b"first"
+
+
+def test_no_state_is_made_where_there_is_too_little_room(tmp_path: Path) -> None:
+    with snapshot.kept(tmp_path / "state", 1 << 40) as keeping:
+        assert keeping is None
+    with snapshot.kept(None, 16) as keeping:
+        assert keeping is None
+
+
 def test_the_states_that_were_not_used_for_longest_go(tmp_path: Path) -> None:
-    for number in range(snapshot.KEPT + 2):
+    (tmp_path / "0").write_text("of an earlier version")
+    os.utime(tmp_path / "0", (0, 0))
+    for number in range(1, snapshot.KEPT + 2):
         path = tmp_path / str(number)
-        snapshot.keep(Writer(), path)
+        keep(path, Writer())
         os.utime(path, (number, number))
+    killed, alive = tmp_path / "tmp1", tmp_path / "tmp2"
+    killed.mkdir()
+    alive.mkdir()
+    os.utime(killed, (1, 1))
     snapshot.used(tmp_path / "2")
-    snapshot.keep(Writer(), tmp_path / "last")
-    names = {path.name for path in tmp_path.iterdir()}
+    keep(tmp_path / "last", Writer())
+    names = {path.name for path in tmp_path.iterdir()} - {alive.name}
     assert len(names) == snapshot.KEPT
     assert {"2", "last"} <= names
-    assert "3" not in names
+    assert not {"0", "3"} & names
 
 
 def test_half_a_state_is_not_kept(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no space left"):
-        snapshot.keep(Writer(b""), tmp_path / "state")
+        keep(tmp_path / "state", Writer(b""))
     assert list(tmp_path.iterdir()) == []
