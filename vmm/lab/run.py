@@ -17,6 +17,7 @@ from vmm.lab.machine import (
     Backend,
     Job,
     Machine,
+    State,
     Wiring,
     command_line,
     loadable,
@@ -136,6 +137,16 @@ class _Start:
     restores: Path | None = None
     keeps: Keeping | None = None
 
+    @property
+    def state(self) -> State | None:
+        """The files of the state that it starts from."""
+        return files_of(self.restores) if self.restores else None
+
+    @property
+    def memory(self) -> Path | None:
+        """The file that is its memory while it can save its state."""
+        return self.keeps.memory if self.keeps else None
+
 
 def _booted(
     machine: Machine,
@@ -158,9 +169,7 @@ def _booted(
             command = bochs.command(folder, cd, machine.memory_mib, log, out, err)
             text = b""
         else:
-            state = files_of(start.restores) if start.restores else None
-            memory = start.keeps.memory if start.keeps else None
-            wiring = Wiring(first, log, out, err, theirs.fileno(), state, memory)
+            wiring = Wiring(first, log, out, err, theirs.fileno(), start.state, start.memory)
             command = list(qemu_command(machine, job, wiring))
             text = orders(machine, job, nonce, is_restored=start.restores is not None)
         with (
@@ -205,9 +214,9 @@ class _Orders:
         self._text = text
         self._monitor = monitor
         self._start = start
-        if start.restores is not None:
+        if start.state is not None:
             with suppress(LabError):  # Then it never boots, and another one does afresh.
-                monitor.restore(files_of(start.restores).devices)
+                monitor.restore(start.state.devices)
             self._give()
 
     def handle(self, on_reports: Callable[[Reports], None], reports: Reports) -> None:

@@ -495,7 +495,7 @@ def test_a_kernel_that_is_known_to_hang_costs_seconds_and_no_other_scenario(
     result = vmm("check", "--patience", "30")
     assert "4 passed, 1 known" in result.stdout
     assert result.exit_code == 0
-    assert kernel.limits["hangs"] == 5
+    assert kernel.limits["hangs"] == 2.5
     assert kernel.limits["create-one"] is None
 
 
