@@ -59,7 +59,10 @@ static long number_in(const char *path)
 	return number;
 }
 
-/* KSM merges a page only if it has not changed since the previous scan. */
+/* KSM merges a page only if it has not changed since the previous scan. On a busy machine its
+ * thread may hardly run: all calls together wait no longer than ten seconds or so. */
+static _Atomic int ksm_waits = 1000;
+
 static void host_merges(struct mapping *mapping, uint64_t offset, uint64_t pages)
 {
 	const char *scans = "/sys/kernel/mm/ksm/full_scans";
@@ -68,8 +71,10 @@ static void host_merges(struct mapping *mapping, uint64_t offset, uint64_t pages
 	if (number_in("/sys/kernel/mm/ksm/run") != 1)
 		leave(CANNOT_RUN, "KSM does not run (/sys/kernel/mm/ksm/run)");
 	must(madvise(mapping->host + offset, pages * PAGE, MADV_MERGEABLE), "MADV_MERGEABLE");
-	for (int tries = 0; tries < 200 && number_in(scans) < goal; tries++)
+	for (int tries = 0; tries < 200 && number_in(scans) < goal && ksm_waits > 0; tries++) {
+		ksm_waits--;
 		usleep(10000);
+	}
 }
 /*@ movepages */
 #ifndef MREMAP_DONTUNMAP
