@@ -191,9 +191,17 @@ def test_a_worker_that_finds_no_memory_is_the_host_s_failure(
     assert not carried.error
 
 
-def test_a_claim_is_made_once(tmp_path: Path) -> None:
-    one, other = claiming(tmp_path), claiming(tmp_path)
-    assert [one(0), other(0), other(1), one(1), one(0)] == [True, False, True, False, False]
+def test_scenarios_in_a_row_are_claimed_once(tmp_path: Path) -> None:
+    (tmp_path / "done").write_text("1")
+    one, other = claiming(tmp_path, tmp_path / "done"), claiming(tmp_path)
+    assert [one(0), other(0), other(1), one(1), one(2)] == [True, False, False, False, True]
+    assert [other(8), one(9), other(9), one(7)] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("machines", [1, 2, 3])
+def test_each_scenario_is_claimed_by_one_machine(tmp_path: Path, machines: int) -> None:
+    claims = [claiming(tmp_path) for _ in range(machines)]
+    assert [sum(claim(index) for claim in claims) for index in range(100)] == [1] * 100
 
 
 def test_results_come_in_order_whoever_ends_first(kernel: Kernel) -> None:

@@ -1,16 +1,19 @@
 """Which machine runs which scenario, when several machines share one check.
 
-A claim is a file in a shared folder, which only the first machine can create. So a machine that is
-faster, or has shorter scenarios, runs more of them. What is done, or left to others, is named in
-another file.
+A claim is a file in a shared folder, which only the first machine can create, for a few scenarios
+that follow each other: in a machine without hardware's help it takes as long as a short scenario.
+So a machine that is faster, or has shorter scenarios, runs more of them. What is done, or left to
+others, is named in another file.
 """
 
 import os
 from collections.abc import Collection
-from functools import partial
 from pathlib import Path
 
 from vmm.cli.running.carrying import Claim
+
+_GROUP = 8
+"""How many scenarios one claim is for."""
 
 
 def claiming(folder: Path | None, done: Path | None = None) -> Claim:
@@ -19,7 +22,7 @@ def claiming(folder: Path | None, done: Path | None = None) -> Claim:
     Raises OSError.
     """
     indices = frozenset(map(int, done.read_text().split())) if done is not None else frozenset()
-    return partial(_claimed, folder, indices)
+    return _Claims(folder, indices)
 
 
 def done_text(indices: Collection[int]) -> str:
@@ -27,13 +30,28 @@ def done_text(indices: Collection[int]) -> str:
     return " ".join(map(str, sorted(indices)))
 
 
-def _claimed(folder: Path | None, done: frozenset[int], index: int) -> bool:
-    if index in done:
-        return False
-    if folder is None:
-        return True
+class _Claims:
+    """What this machine has claimed, or found claimed, by groups of scenarios."""
+
+    def __init__(self, folder: Path | None, done: frozenset[int]) -> None:
+        self._folder = folder
+        self._done = done
+        self._ours: dict[int, bool] = {}
+
+    def __call__(self, index: int) -> bool:
+        if index in self._done:
+            return False
+        if self._folder is None:
+            return True
+        group = index // _GROUP
+        if group not in self._ours:
+            self._ours[group] = _is_created(self._folder / str(group))
+        return self._ours[group]
+
+
+def _is_created(path: Path) -> bool:
     try:
-        os.close(os.open(folder / str(index), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
     except FileExistsError:
         return False
     return True
