@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "vmm.fuzz.generate": {"vmm.scenario", "vmm.model.model", "kvm_abi.uapi"},
     "vmm.fleet": set(),
-    "vmm.bench": {"kvm_abi", "vmm.kvm", "vmm.scenario.undecodable"},
+    "vmm.bench": {"kvm_abi", "vmm.kvm", "vmm.scenario.undecodable", "vmm.scenario.kinds"},
     "vmm.lab": {"vmm.verdict.statuses", "vmm.host.naming"},
     "vmm.whitebox": {"vmm.scenario.kernelslots", "vmm.scenario.undecodable"},
     "vmm.cli": {"kvm_abi", "guests", "vmm"},

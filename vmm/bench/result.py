@@ -7,6 +7,7 @@ import msgspec
 
 from vmm.bench.measure import Point
 from vmm.bench.setup import WORDS, Setup, Work
+from vmm.scenario.kinds import COSTS, other_than
 from vmm.scenario.undecodable import UNDECODABLE
 
 FORMAT = 1
@@ -60,6 +61,9 @@ def text_of(bench: Bench) -> str:
 
 def bench_of(data: bytes) -> Bench:
     """Return the result in a file. Raises BenchFileError."""
+    other = other_than(COSTS, data)
+    if other:
+        raise BenchFileError(other)
     try:
         head = msgspec.json.decode(data)
         found = head.get("format") if isinstance(head, dict) else None

@@ -16,6 +16,7 @@ import msgspec
 
 from vmm.bench.setup import MAX_FILLED_PAGES, WORKS, Setup
 from vmm.cli.command import Command
+from vmm.cli.options.paths import FilePath
 from vmm.cli.output.errors import Ended, Failure, Unusable
 from vmm.cli.output.printing import tell
 from vmm.cli.output.unfinished import Early, never_stale, not_read, note_printed, remove
@@ -81,11 +82,11 @@ class _Slower(Failure):
 @click.option("--rounds", type=click.IntRange(3, 1000), default=9, show_default=True, metavar="N",
               help="Rounds of each, through the library and in C in turn.")  # fmt: skip
 @click.option("--no-c", is_flag=True, help="Do not compare with C.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--json", "json_file", type=FilePath(path_type=Path), metavar="FILE",
               help="Write the result (-: to stdout).")  # fmt: skip
-@click.option("--against", type=click.Path(path_type=Path), metavar="OLD.json",
+@click.option("--against", type=FilePath(path_type=Path), metavar="OLD.json",
               help="Say what changed beyond the noise; status 1 if slower.")  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--plot", type=FilePath(path_type=Path), metavar="FILE",
               help="Draw it: a name that ends in .svg or .png.")  # fmt: skip
 def bench(
     works: tuple[str, ...],

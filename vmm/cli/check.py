@@ -17,6 +17,7 @@ import click
 
 from vmm.cli.listing import show_list
 from vmm.cli.options.dask import dask_option
+from vmm.cli.options.paths import FilePath
 from vmm.cli.options.required import require_run_option
 from vmm.cli.options.selection import curated, select, selected, selecting
 from vmm.cli.options.shard import shard_option
@@ -58,25 +59,25 @@ _NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "ksel
 @reporting
 @click.option(
     "--journal",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Keep histories: of what does not pass and, on disk, of what is under way.",
 )
 @click.option(
     "--failed-histories",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(path_type=Path, file_okay=False),
     metavar="DIR",
     help="Keep histories of what does not pass, written when it has ended.",
 )
 @click.option(
     "--histories",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Write all histories, for `vmm compare` with another kernel's.",
 )
-@click.option("--transcript", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
-@click.option("--claims", type=click.Path(path_type=Path, file_okay=False), hidden=True)
-@click.option("--done", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
+@click.option("--transcript", type=FilePath(path_type=Path, dir_okay=False), hidden=True)
+@click.option("--claims", type=FilePath(path_type=Path, file_okay=False), hidden=True)
+@click.option("--done", type=FilePath(path_type=Path, dir_okay=False), hidden=True)
 @white_box_option
 @debug_info_option
 @patience_option

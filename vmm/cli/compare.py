@@ -8,6 +8,7 @@ import click
 
 from vmm.cli.command import Command
 from vmm.cli.input.files import allow_large, history_files
+from vmm.cli.options.paths import FilePath
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.printing import tell
 from vmm.scenario.codec import CutOffError, FileError, HistoryText, histories_in
@@ -25,8 +26,8 @@ _Name = tuple[str, int]
 
 
 @click.command(cls=Command)
-@click.argument("first", metavar="A.jsonl", type=click.Path(path_type=Path))
-@click.argument("second", metavar="B.jsonl", type=click.Path(path_type=Path))
+@click.argument("first", metavar="A.jsonl", type=FilePath(path_type=Path))
+@click.argument("second", metavar="B.jsonl", type=FilePath(path_type=Path))
 @allow_large
 @click.pass_context
 def compare(ctx: click.Context, first: Path, second: Path, limits: Limits) -> None:

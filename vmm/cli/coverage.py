@@ -7,6 +7,7 @@ import click
 from vmm.catalogue.history import BUGS
 from vmm.cli.command import Printing
 from vmm.cli.input.results import result_from
+from vmm.cli.options.paths import FilePath
 from vmm.cli.options.selection import curated
 from vmm.cli.output.console import LiveProgress, console, print_lines
 from vmm.cli.output.printing import put, say
@@ -20,7 +21,7 @@ from vmm.verdict.ideal import EVERYTHING, PLAIN, rules_met
 
 
 @click.command(cls=Printing)
-@click.argument("result", metavar="[RESULT.json]", required=False, type=click.Path(path_type=Path))
+@click.argument("result", metavar="[RESULT.json]", required=False, type=FilePath(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print it all as JSON.")
 @click.option("--markdown", is_flag=True, help="Print it as a page of Markdown.")
 @click.pass_context

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vmm.cli.command import Writing
+from vmm.cli.options.paths import FilePath
 from vmm.cli.output.console import console, print_lines, width_of
 from vmm.cli.output.errors import usable
 from vmm.cli.output.writing import written
@@ -32,8 +33,8 @@ RECORDED = Path(__file__).parents[1] / "report" / "demo.jsonl"
 
 @click.command(cls=Writing, documents=("svg", "record"))
 @click.argument("numbers", nargs=-1, type=click.IntRange(1, CHAPTERS), metavar="[CHAPTER]...")
-@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
-@click.option("--record", type=click.Path(path_type=Path, dir_okay=False), hidden=True)
+@click.option("--svg", type=FilePath(path_type=Path, dir_okay=False), hidden=True)
+@click.option("--record", type=FilePath(path_type=Path, dir_okay=False), hidden=True)
 @click.pass_context
 def demo(
     ctx: click.Context, numbers: tuple[int, ...], svg: Path | None, record: Path | None

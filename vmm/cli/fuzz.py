@@ -8,6 +8,7 @@ import click
 
 from vmm.cli.input.files import allow_large
 from vmm.cli.options.dask import dask_option
+from vmm.cli.options.paths import FilePath
 from vmm.cli.options.required import OptionalValues, require_run_option
 from vmm.cli.options.shard import shard_option
 from vmm.cli.options.whitebox import debug_info_option, looking, white_box_option
@@ -71,20 +72,20 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
 @click.option(
     "--out",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(path_type=Path, file_okay=False),
     default=Path("findings"),
     help="Where findings go; by default findings/.",
 )
 @click.option(
     "--corpus",
     metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(path_type=Path, file_okay=False),
     help="Keep scenarios that cover something new, and begin with them.",
 )
 @click.option("--resume", is_flag=True,
               help="Name what was under way at a crash, and go on after it.")  # fmt: skip
 @click.option("--minimise", "--shrink", "minimise", metavar="SCENARIO.json",
-              type=click.Path(path_type=Path, exists=True, dir_okay=False),
+              type=FilePath(path_type=Path, exists=True, dir_okay=False),
               help="Only minimise this scenario.")  # fmt: skip
 @click.option("--merge", is_flag=True, help="Only gather the findings of the folders DIR...")
 @white_box_option
@@ -92,7 +93,7 @@ def _time(ctx: click.Context, option: click.Parameter, value: float | None) -> f
 @allow_large
 @dask_option
 @require_run_option
-@click.argument("folders", nargs=-1, metavar="[DIR]...", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, metavar="[DIR]...", type=FilePath(path_type=Path))
 @click.pass_context
 def fuzz(
     ctx: click.Context,

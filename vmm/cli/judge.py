@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from vmm.cli.input.files import allow_large, histories_from
+from vmm.cli.options.paths import FilePath
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.formats import (
     Reporting,
@@ -34,7 +35,7 @@ _NO_HOST: dict[str, str] = {}
 
 
 @click.command(cls=Reporting)
-@click.argument("history", metavar="FILE.jsonl|FOLDER", type=click.Path(path_type=Path))
+@click.argument("history", metavar="FILE.jsonl|FOLDER", type=FilePath(path_type=Path))
 @reporting
 @allow_large
 @click.pass_context

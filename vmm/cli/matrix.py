@@ -7,6 +7,7 @@ import click
 from vmm.cli.command import Writing
 from vmm.cli.input.files import files_under
 from vmm.cli.input.results import result_from
+from vmm.cli.options.paths import FilePath
 from vmm.cli.options.required import FILE
 from vmm.cli.output.writing import spare, written
 
@@ -17,7 +18,7 @@ from vmm.cli.output.writing import spare, written
     metavar="RESULT.json...",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=Path),
+    type=FilePath(path_type=Path),
 )
 @click.option(
     "--html",

@@ -8,6 +8,7 @@ import click
 
 from vmm.cli.command import Writing
 from vmm.cli.input.files import allow_large
+from vmm.cli.options.paths import FilePath
 from vmm.cli.output.errors import NothingRan, Unusable, usable
 from vmm.cli.output.printing import tell
 from vmm.cli.output.writing import temporary_folder
@@ -25,7 +26,7 @@ _NO_STRACE = "strace is not installed: `apt install strace`, `dnf install strace
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     metavar="FILE",
     help="Keep the trace in this file.",
 )

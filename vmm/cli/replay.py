@@ -11,6 +11,7 @@ from rich.text import Text
 
 from vmm.cli.command import Writing
 from vmm.cli.input.files import allow_large
+from vmm.cli.options.paths import FilePath
 from vmm.cli.output.console import console, print_lines, width_of
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.writing import spare, written
@@ -48,13 +49,13 @@ _WORST = (
     metavar="TRACE",
     nargs=-1,
     required=True,
-    type=click.Path(path_type=Path, allow_dash=True),
+    type=FilePath(path_type=Path, allow_dash=True),
 )
 @click.option("--judge-only", is_flag=True, help="Run nothing: no /dev/kvm is needed.")
 @click.option(
     "--scenario",
     "file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     metavar="FILE.json",
     help="Write the scenario that is made of the trace.",
 )

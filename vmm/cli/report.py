@@ -6,12 +6,13 @@ import click
 
 from vmm.cli.command import Writing
 from vmm.cli.input.results import result_from
+from vmm.cli.options.paths import FilePath
 from vmm.cli.options.required import FILE
 from vmm.cli.output.writing import spare, written
 
 
 @click.command(cls=Writing, documents=("file",))
-@click.argument("result", metavar="RESULT.json", type=click.Path(path_type=Path))
+@click.argument("result", metavar="RESULT.json", type=FilePath(path_type=Path))
 @click.option(
     "--html",
     "file",

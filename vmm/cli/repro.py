@@ -6,6 +6,7 @@ import click
 
 from vmm.cli.command import Writing
 from vmm.cli.input.files import allow_large, history_from, holds_history, scenario_from
+from vmm.cli.options.paths import FilePath
 from vmm.cli.options.selection import complete_names_or_files
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.printing import put
@@ -25,7 +26,7 @@ from vmm.scenario.demand import Limits
     "-o",
     "output",
     metavar="FILE.c",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     help="Where to write the program; by default to standard output.",
 )
 @allow_large

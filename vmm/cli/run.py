@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from vmm.cli.input.files import STDIN, allow_large, scenario_from
+from vmm.cli.options.paths import FilePath
 from vmm.cli.options.required import require_run_option
 from vmm.cli.options.selection import complete_names_or_files
 from vmm.cli.options.whitebox import debug_info_option, looking, white_box_option
@@ -37,7 +38,7 @@ from vmm.verdict.result import Checked, Run
 @click.argument("scenario", metavar="SCENARIO.json|NAME|-", shell_complete=complete_names_or_files)
 @click.option(
     "--history",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     metavar="FILE.jsonl",
     help="Write what happens to this file, while it happens.",
 )

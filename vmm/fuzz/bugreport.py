@@ -4,6 +4,7 @@ Both forms are made from the same sections. Text that may come from a stranger's
 be minimised, a kernel log) is escaped, line by line.
 """
 
+import re
 import shlex
 import sys
 import textwrap
@@ -52,6 +53,8 @@ from vmm.verdict.judge import Difference, Verdict
 _MOST = 400
 _MOST_OF_A_TITLE = 150
 _MAIL_COLUMNS = 75
+_ARGUMENTS = re.compile(r"\([^()]*\)")
+_PLACES = re.compile(r" (?:at|from) gpa 0x[0-9a-f]+")
 _KINDS = {
     "anonymous": "anonymous memory",
     "shared": "shared anonymous memory",
@@ -159,8 +162,8 @@ def _ended(exits: bool, expected: str, otherwise: str = "") -> str:
     if not expected or exits == ("MMIO" in expected):
         return otherwise or f"meets the wrong {'exits' if exits else 'memory'}"
     if exits:
-        return "exits with MMIO instead of reaching memory"
-    return "reaches memory instead of exiting with MMIO"
+        return "meets MMIO, not memory"
+    return "meets memory, not MMIO"
 
 
 def sections(
@@ -213,7 +216,7 @@ def markdown(title: str, summary: str, parts: Sequence[Section]) -> str:
 def mail(title: str, summary: str, parts: Sequence[Section]) -> str:
     """Return the report as a mail to a list: a subject and short lines."""
     about = _wrapped(summary.replace("`", ""))
-    text = [f"Subject: [BUG] KVM: memslots: {title}\n", f"{about}\n"]
+    text = [f"Subject: {_mail_subject(title)}\n", f"{about}\n"]
     for part in parts:
         lines = [shown(line, _MOST) for line in part.lines]
         if part.kind == "verbatim":
@@ -227,6 +230,15 @@ def mail(title: str, summary: str, parts: Sequence[Section]) -> str:
             body = "\n".join(_wrapped(line, "  - ") for line in lines)
         text.append(f"{part.title}:\n\n{body}\n")
     return "\n".join(text)
+
+
+def _mail_subject(title: str) -> str:
+    """Return a title that fits a line; arguments and places, which the text has, go first."""
+    text = f"[BUG] KVM: {title}"
+    for needless, instead in (_ARGUMENTS, "()"), (_PLACES, ""):
+        if len(text) > _MAIL_COLUMNS:
+            text = needless.sub(instead, text)
+    return textwrap.shorten(text, _MAIL_COLUMNS, placeholder=" ...")
 
 
 def _wrapped(text: str, mark: str = "", then: str | None = None) -> str:

@@ -52,8 +52,6 @@ _OTHERS = (
         r"\\xff\\xfe|\\xfe\\xff",
         "this is UTF-16: `iconv -f utf-16 -t utf-8 FILE | vmm replay -`",
     ),
-    (r"\{?\s*\"format\":\s*\d", "this is a scenario: `vmm run FILE`"),
-    (r"\{\"type\":\s*\"history\"", "this is a history: `vmm judge FILE`"),
 )
 _COMPILED = [(re.compile(pattern), text) for pattern, text in _OTHERS]
 

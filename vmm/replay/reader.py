@@ -12,7 +12,11 @@ from vmm.replay.qemu import IS_EVENT, read_qemu
 from vmm.replay.strace import is_of_strace, read_strace
 from vmm.replay.trace import DAMAGED, NoMemslotsError, Region, Trace, TraceError, Unread
 from vmm.scenario.endings import HOST_SHORT
+from vmm.scenario.kinds import other_than
 from vmm.scenario.reading import EMPTY
+
+_TELLING_LINES = 3
+"""So many show that this is a file of ours: a result has its `status` in the third."""
 
 
 def read_trace(*paths: Path) -> Trace:
@@ -59,7 +63,7 @@ def _damaged(name: str, error: OSError) -> Exception:
 
 def read_lines(numbered: Iterable[tuple[int, str]], name: str) -> Trace:
     """Read numbered lines; ``name`` stands for the file in errors. Raises TraceError."""
-    first, last = "", 0
+    first, last, begun = "", 0, b""
     lines = iter(numbered)
     for number, line in lines:
         first, last = first or line, number
@@ -67,6 +71,10 @@ def read_lines(numbered: Iterable[tuple[int, str]], name: str) -> Trace:
             trace = Trace(name, "QEMU")
             read_qemu(chain([(number, line)], lines), trace)
             break
+        begun += f"{line}\n".encode() if number <= _TELLING_LINES else b""
+        other = other_than("a trace", begun)
+        if other:
+            raise TraceError(f"{name}: {other}")
         other = other_tool(line)
         if other:
             raise TraceError(f"{name}:{number}: {other}")

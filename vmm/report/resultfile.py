@@ -16,8 +16,8 @@ from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo
 from vmm.report.terminal import differing_step, step_under_way
 from vmm.report.text import check_again
-from vmm.scenario.codec import HEADER_BEGINS
 from vmm.scenario.features import Features
+from vmm.scenario.kinds import RESULT, other_than
 from vmm.scenario.toolversion import tool_version
 from vmm.scenario.undecodable import UNDECODABLE
 from vmm.verdict.judge import Difference, Status, UnderWay
@@ -131,8 +131,9 @@ def parse_result(text: bytes, name: str) -> ResultFile:
 
     Raises ResultError.
     """
-    if text.startswith(HEADER_BEGINS):
-        raise ResultError(f"{name}: a history, not a result: `vmm judge --json` makes one of it")
+    other = other_than(RESULT, text)
+    if other:
+        raise ResultError(f"{name}: {other}")
     try:
         found = msgspec.json.decode(text, type=_Version).format
         if found == FORMAT:

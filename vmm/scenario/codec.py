@@ -18,6 +18,7 @@ from vmm.scenario.features import check_features
 from vmm.scenario.guestplace import with_room
 from vmm.scenario.hexadecimal import in_hexadecimal, in_numbers
 from vmm.scenario.history import End, Event, Header, History
+from vmm.scenario.kinds import BEGINNING_BYTES, HISTORY, HISTORY_BEGINS, SCENARIO, other_than
 from vmm.scenario.mistakes import in_words, json_problem
 from vmm.scenario.operations import FORMAT, Scenario
 from vmm.scenario.packing import PackingError, is_packed, packed, unpacked
@@ -27,6 +28,7 @@ from vmm.scenario.reading import (
     MAX_HISTORY_BYTES,
     CutOffError as CutOffError,
     FileError as FileError,
+    beginning_of,
     lines_of,
     read_text,
 )
@@ -34,7 +36,7 @@ from vmm.scenario.twice import name_that_stands_twice
 from vmm.scenario.undecodable import UNDECODABLE
 from vmm.scenario.validate import validate
 
-HEADER_BEGINS = b'{"type":"history"'
+HEADER_BEGINS = HISTORY_BEGINS
 _NO_HISTORY = "not a history: the first line is its header"
 
 _TEXT_SHARE = 4
@@ -54,8 +56,7 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
 
     Raises FileError.
     """
-    if text.startswith(HEADER_BEGINS):
-        raise FileError(name, "a history, not a scenario: `vmm judge` and `vmm repro` take it")
+    _require(SCENARIO, text, name)
     raw = _object_in(text, name)
     try:
         _check_format(raw.pop("format", FORMAT), name)
@@ -69,6 +70,13 @@ def parse_scenario(text: bytes, name: str, limits: Limits = USUAL) -> Scenario:
     except ScenarioError as error:
         raise FileError(name, error) from None
     return scenario
+
+
+def _require(wanted: str, beginning: bytes, place: object) -> None:
+    """Raise FileError for a file of another kind."""
+    other = other_than(wanted, beginning)
+    if other:
+        raise FileError(place, other)
 
 
 def _object_in(text: bytes, name: str) -> dict[str, Any]:
@@ -207,6 +215,7 @@ def histories_in(path: Path, limits: Limits = USUAL) -> Iterator[HistoryText]:
             lines, size, first = [line], len(line), number
             continue
         if not lines and line.strip():
+            _require(HISTORY, beginning_of(path, BEGINNING_BYTES), path)
             raise FileError(f"{path}:{number}", f"{_why_no_header(line)}{_NO_HISTORY}")
         size += len(line)
         if size > MAX_HISTORY_BYTES:

@@ -52,6 +52,12 @@ def read_whole(path: Path, most_bytes: int = MAX_FILE_BYTES) -> bytes:
     return data
 
 
+def beginning_of(path: Path, most_bytes: int) -> bytes:
+    """Return the first bytes of a regular file. Raises FileError."""
+    with opened(path) as file:
+        return _read(file, path, most_bytes)
+
+
 def lines_of(path: Path, most_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes]:
     """Yield the lines of a regular file without their ends, as ``split(b"\\n")`` does.
 

@@ -209,6 +209,8 @@ def _of_vm(op: ops.VmOperation) -> str:
         case ops.Lives():
             looking = ", looking at the kernel's memory" if op.watch == "kernel" else ""
             how = op.death.replace("-", " ")
+            if op.times == 1:
+                return f"another VM lives, and is {how}{looking}"
             return f"{op.times} other VMs live, one after the other, and are {how}{looking}"
         case ops.Churn():
             slot = slot_number(op.slot)

@@ -328,3 +328,21 @@ def test_a_history_is_written_to_what_can_be_read_again(folder: Path, name: str)
 def test_no_command_at_all_is_answered_with_help(folder: Path) -> None:
     assert vmm().output.startswith("Usage: vmm ")
     assert vmm("lab").output.startswith("Usage: vmm lab ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("check", option) for option in ("--failed-histories", "--journal", "--histories")),
+        *(("fuzz", option) for option in ("--out", "--minimise")),
+        *(("bench", option) for option in ("--json", "--plot", "--against")),
+        ("run", "move-up", "--history"),
+        ("repro", "move-up", "-o"),
+        ("record", "-o"),
+        *((command,) for command in ("judge", "report", "coverage", "matrix", "compare", "replay")),
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(folder: Path, words: tuple[str, ...]) -> None:
+    (folder / "h.jsonl").write_bytes(b"".join(history_lines(ideal_history(named("move-up")))))
+    assert "the name of the file is missing" in refused(folder, *words, "")
+    assert "no scenario is named ''" in refused(folder, "run", "")

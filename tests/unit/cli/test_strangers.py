@@ -1,5 +1,6 @@
 """Files of strangers through the commands: one line with file and place, and nothing runs."""
 
+import json
 import time
 from pathlib import Path
 
@@ -208,13 +209,47 @@ def test_a_bad_file_does_not_hide_a_difference(tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
 
 
-def test_a_result_where_a_scenario_is_wanted_is_called_one(tmp_path: Path) -> None:
-    file = tmp_path / "r.json"
-    file.write_text(run_text(run_of(passed("one"))))
-    for command in ("run", "repro"):
-        assert refused(command, file) == (
-            f"vmm: {file}: a result, not a scenario: `vmm report` draws it\n"
-        )
+READERS = {
+    "a scenario": ("run {}", "repro {}", "fuzz --minimise {}"),
+    "a history": ("judge {}", "compare {} {}"),
+    "a result": ("report {} --html x", "matrix {} --html x", "coverage {}"),
+    "a benchmark": ("bench --against {}",),
+    "a trace": ("replay {}", "replay --judge-only {}"),
+}
+TAKERS = {
+    "a scenario": "`vmm run` takes it",
+    "a history": "`vmm judge` and `vmm repro` take it",
+    "a result": "`vmm report` draws it",
+    "a benchmark": "`vmm bench --against` takes it",
+}
+
+
+def of_each_kind() -> dict[str, str]:
+    """Return a file of each kind that commands write."""
+    one = ideal_history(make("one"))
+    host = {"kernel": "6.18", "backend": "kvm_intel", "processor": "", "cpu": 0, "points": []}
+    return {
+        "a scenario": scenario_text(one.header.scenario),
+        "a history": b"".join(history_lines(one)).decode(),
+        "a result": run_text(run_of(passed("one"))),
+        "a benchmark": json.dumps(host),
+    }
+
+
+@pytest.mark.parametrize("wanted", READERS)
+@pytest.mark.parametrize("kind", TAKERS)
+def test_a_file_of_another_kind_is_called_what_it_is(
+    kernel: Kernel, tmp_path: Path, kind: str, wanted: str
+) -> None:
+    file = tmp_path / "f"
+    file.write_text(of_each_kind()[kind])
+    for command in READERS[wanted]:
+        takes_both = kind == "a history" and command.startswith("repro")
+        if kind == wanted or takes_both or (kind, command) == ("a scenario", "repro {}"):
+            continue
+        line = refused(*command.format(file, file).split())
+        assert line == f"vmm: {file}: {kind}, not {wanted}: {TAKERS[kind]}\n"
+    assert kernel.ran == []
 
 
 def test_repro_takes_one_history_whatever_the_file_is_called(

@@ -89,9 +89,7 @@ def told() -> tuple[str, tuple[Section, ...]]:
 
 def test_the_title_says_what_happened() -> None:
     title, _ = told()
-    assert title == (
-        "after move of slot 1, read at gpa 0x100000 reaches memory instead of exiting with MMIO"
-    )
+    assert title == ("after move of slot 1, read at gpa 0x100000 meets memory, not MMIO")
     assert bugreport.subject(SCENARIO, None, None, "hung\x1b") == "hung\\x1b"
 
 
@@ -124,7 +122,7 @@ def test_wrong_memory_and_wrong_exits_are_told_apart() -> None:
         titles.append(bugreport.subject(wrong.header.scenario, wrong, judge(wrong), "something"))
     assert [title.partition(", ")[2] for title in titles[:3]] == [
         "read at gpa 0x100000 meets the wrong memory",
-        "read at gpa 0x100000 exits with MMIO instead of reaching memory",
+        "read at gpa 0x100000 meets MMIO, not memory",
         "read at gpa 0x300000 meets the wrong exits",
     ]
     assert "KVM_EXIT_SHUTDOWN instead of 0xffffffff, MMIO read" in titles[3]
@@ -191,7 +189,7 @@ WRITTEN = Touch(0x101_000, "write", value=5)
         (
             (LOGGED, Sweep(0x100_000, count=4)),
             Swept(mmio=(Mmio(0x100_000, False, b"1234"),)),
-            "string read from gpa 0x100000 on exits with MMIO instead of reaching memory",
+            "string read from gpa 0x100000 on meets MMIO, not memory",
         ),
     ],
 )
@@ -212,13 +210,12 @@ OTHER = SetUserMemoryRegion(2, 0x300_000, 0x1000, Place("a"))
     [
         (
             (LOGGED, UNMAPPED, READ),
-            "after munmap on 2 pages at a+0x0, "
-            "read at gpa 0x100000 reaches memory instead of exiting with MMIO",
+            "after munmap on 2 pages at a+0x0, read at gpa 0x100000 meets memory, not MMIO",
         ),
         (
             (LOGGED, UNMAPPED, OTHER, READ),
             "after munmap on 2 pages at a+0x0 and create of slot 2, "
-            "read at gpa 0x100000 reaches memory instead of exiting with MMIO",
+            "read at gpa 0x100000 meets memory, not MMIO",
         ),
         (
             (CreateGuestMemfd("f", 0x1000), LOGGED, PunchGuestMemfd("f", 0, 0x1000), OF_PAGE_1),
@@ -227,8 +224,7 @@ OTHER = SetUserMemoryRegion(2, 0x300_000, 0x1000, Place("a"))
         ),
         (
             (LOGGED, UNMAPPED, SetUserMemoryRegion(1), READ),
-            "after delete of slot 1, "
-            "read at gpa 0x100000 reaches memory instead of exiting with MMIO",
+            "after delete of slot 1, read at gpa 0x100000 meets memory, not MMIO",
         ),
     ],
 )
@@ -355,13 +351,31 @@ def test_nothing_forges_a_line() -> None:
 def test_a_mail_has_a_subject_and_short_lines() -> None:
     title, parts = told()
     text = bugreport.mail(title, "A summary of one line.\n", parts)
-    assert text.startswith("Subject: [BUG] KVM: memslots: after move of slot 1, read at gpa")
+    said = "Subject: [BUG] KVM: after move of slot 1, read meets memory, not MMIO\n"
+    assert text.startswith(said)
     assert "A summary of one line.\n\nSteps:\n\n" in text
     log, rest = text.partition("Kernel log:")[2].partition("Host:")[::2]
     assert "forged" in log
     body = text.partition("Steps:")[2].partition("Kernel log:")[0] + rest
     assert max(map(len, body.splitlines())) <= 75
     assert "```" not in text.replace("  ```", "")
+
+
+@pytest.mark.parametrize(
+    ("title", "subject"),
+    [
+        ("move of slot 1: EEXIST instead of success", None),
+        (
+            "after fallocate(f, PUNCH_HOLE, offset=0x0), read at gpa 0x1000 meets wrong memory",
+            "after fallocate(), read at gpa 0x1000 meets wrong memory",
+        ),
+        ("read of " + "word " * 20, "read of " + "word " * 10 + "..."),
+    ],
+)
+def test_a_subject_fits_a_line(title: str, subject: str | None) -> None:
+    line = bugreport.mail(title, "", ()).partition("\n")[0]
+    assert line == f"Subject: [BUG] KVM: {subject or title}"
+    assert len(line.removeprefix("Subject: ")) <= 75
 
 
 def test_a_run_that_our_own_time_limit_ends_is_no_evidence(

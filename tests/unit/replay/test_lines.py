@@ -78,7 +78,7 @@ def test_a_packed_file_that_is_damaged_is_refused(tmp_path: Path) -> None:
         (b"\x28\xb5\x2f\xfd\x04\x58", "zstd"),
         (b"PK\x03\x04\x14", "unpack it"),
         ("1 ioctl".encode("utf-16"), "UTF-16"),
-        (b'{\n  "format": 1,\n', "vmm run"),
+        (b'{\n  "format": 1,\n  "name": "x",\n', "vmm run"),
         (b'{"type":"history","scenario":{}}\n', "vmm judge"),
     ],
 )

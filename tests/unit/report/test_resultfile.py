@@ -122,7 +122,7 @@ def test_a_difference_marks_its_step() -> None:
         (b'{"format": 1, "status": "passed"}', "missing required field"),
         (
             b'{"type":"history","format":1}\n{"type"',
-            "a history, not a result: `vmm judge --json`",
+            "a history, not a result: `vmm judge`",
         ),
         (b'{"format": 99}', "format 99 is not known here (this reads format 1)"),
     ],

@@ -1,7 +1,6 @@
 """Scenario and history files that the user names; a bad one is one line and status 2."""
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +46,7 @@ def scenario_from(name: str, limits: Limits = USUAL) -> Scenario:
     Raises Unusable.
     """
     path = Path(name)
-    if name != STDIN and not os.path.exists(path) and _may_be_curated(name):
+    if name != STDIN and not os.path.exists(name) and _may_be_curated(name):
         try:
             return named(curated(), name)
         except SelectionError as error:
@@ -57,23 +56,12 @@ def scenario_from(name: str, limits: Limits = USUAL) -> Scenario:
             return parse_scenario(_from_stdin(), "standard input", limits)
         return read_scenario(path, limits)
     except FileError as error:
-        if _holds_result(path):
-            raise Unusable(f"{name}: a result, not a scenario: `vmm report` draws it") from None
         raise Unusable(str(error)) from None
-
-
-def _holds_result(path: Path) -> bool:
-    """Whether a file begins as `vmm check --json` writes a result."""
-    try:
-        with opened(path) as file:
-            return re.match(rb'{\s*"format":\s*\d+,\s*"status":', file.read(80)) is not None
-    except (FileError, OSError):
-        return False
 
 
 def _may_be_curated(name: str) -> bool:
     """Whether this may be a scenario's name, rather than a path or file name."""
-    return bool(name) and not any(each in name for each in "/.\0")
+    return not any(each in name for each in "/.\0")
 
 
 def _from_stdin() -> bytes:

@@ -13,6 +13,7 @@ from vmm.cli.lab.cells import Watched
 from vmm.cli.lab.machines import in_one_line, kernel_of, say, worst
 from vmm.cli.lab.matrix import lab_task, statuses_in
 from vmm.cli.lab.timeout_option import timeout_option
+from vmm.cli.options.paths import FilePath
 from vmm.cli.output.console import console, print_lines
 from vmm.cli.output.printing import tell
 from vmm.fuzz.endings import ended_badly
@@ -66,7 +67,7 @@ HISTORIES = "histories.jsonl"
 @timeout_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(path_type=Path, file_okay=False),
     default=Path("lab-diff"),
     show_default=True,
     metavar="DIR",

@@ -14,6 +14,7 @@ from vmm.cli.input.results import result_from
 from vmm.cli.lab.cells import Watched, say_what_runs
 from vmm.cli.lab.machines import in_one_line, kernel_of, say, worst
 from vmm.cli.lab.timeout_option import timeout_option
+from vmm.cli.options.paths import FilePath
 from vmm.cli.options.selection import curated, select, selecting
 from vmm.cli.output.console import console, print_lines
 from vmm.cli.output.errors import Unusable
@@ -59,7 +60,7 @@ class _Matrix(Command):
 @timeout_option
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(path_type=Path, file_okay=False),
     default=Path("lab-matrix"),
     show_default=True,
     metavar="DIR",

@@ -17,6 +17,7 @@ from vmm.cli.lab.progress import Progress, interrupted
 from vmm.cli.lab.results import Inside
 from vmm.cli.lab.timeout_option import timeout_option
 from vmm.cli.lab.whitebox import description_of
+from vmm.cli.options.paths import FilePath
 from vmm.cli.output.writing import sweep, unfinished
 from vmm.lab.cache import new_run_folder
 from vmm.lab.cells import usual_number
@@ -54,7 +55,7 @@ def _complete_kernels(
 )
 @click.option(
     "--modules",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(path_type=Path, file_okay=False),
     metavar="DIR",
     help="The modules of an image of your own.",
 )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from vmm.cli.command import Command
+from vmm.cli.options.paths import FilePath
 from vmm.verdict import statuses
 
 _REQUIRE = "--require-run"
@@ -62,7 +63,7 @@ require_run_option = click.option(
 )
 """The option; a `Command` gets ``required``, 0 if it is not given."""
 
-FILE = click.Path(readable=False, allow_dash=True)
+FILE = FilePath(readable=False, allow_dash=True)
 """The name of an output file, as text: not checked here; shells complete it."""
 
 json_option = click.option(

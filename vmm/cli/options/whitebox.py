@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vmm.cli.options.paths import FilePath
 from vmm.cli.output.errors import NothingRan, Unusable, usable
 from vmm.cli.output.printing import say
 from vmm.scenario.reading import FileError, opened as opened_file
@@ -28,7 +29,7 @@ white_box_option = click.option(
 )
 debug_info_option = click.option(
     "--debug-info",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FilePath(path_type=Path, dir_okay=False),
     envvar="VMM_DEBUG_INFO",
     metavar="FILE",
     help="The kvm.ko of this kernel with debug information, for --white-box.",
