@@ -5,12 +5,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from struct import Struct
 
 from vmm.lab import modules
 from vmm.lab.errors import LabError, NoKernelError
 
 _MAGIC_AT, _VERSION_AT, _HEADER_SIZE = 0x202, 0x20E, 0x200
 """Documentation/arch/x86/boot.rst: where "HdrS" is, and the version's offset, less 0x200."""
+
+_SETUP_SECTORS_AT, _SIZE_AT = 0x1F1, 0x1F4
+"""The same: setup_sects, and syssize in units of 16 bytes."""
+
+_ELF_HEADER = Struct("<40xQ10xHH2x")
+"""elf(5): e_shoff, e_shentsize and e_shnum of Elf64_Ehdr; the sections' table comes last."""
 
 _BANNER = re.compile(rb"Linux version (\S+) \(")
 
@@ -72,11 +79,14 @@ def release_of(image: Path) -> str:
         raise NoKernelError(f"{image}: not a file")
     try:
         with image.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as data:
-            release = _release_in(data)
+            release, whole = _release_in(data), _whole_bytes(data)
     except (OSError, ValueError) as error:
         raise NoKernelError(f"{image}: cannot read this kernel image: {_why(error)}") from None
     if release is None:
         raise NoKernelError(f"{image}: this is no kernel image for x86 (a bzImage or a vmlinux)")
+    size = image.stat().st_size
+    if size < whole:
+        raise NoKernelError(f"{image}: this kernel image is cut off: {size} bytes of {whole}")
     return release
 
 
@@ -93,6 +103,18 @@ def _release_in(data: mmap.mmap) -> str | None:
         banner = _BANNER.search(data)
         return banner[1].decode(errors="replace") if banner else None
     return None
+
+
+def _whole_bytes(data: mmap.mmap) -> int:
+    """Return the least size of a file with this head: 0 if the head does not say."""
+    if data[_MAGIC_AT : _MAGIC_AT + 4] == b"HdrS":
+        setup_sectors = data[_SETUP_SECTORS_AT] or 4
+        paragraphs = int.from_bytes(data[_SIZE_AT : _SIZE_AT + 4], "little")
+        return (setup_sectors + 1) * 512 + paragraphs * 16 if paragraphs else 0
+    if len(data) < _ELF_HEADER.size:
+        return 0
+    sections_at, entry_bytes, entries = _ELF_HEADER.unpack_from(data)
+    return int(sections_at + entry_bytes * entries)
 
 
 def check_release(kernel: Kernel, chosen: tuple[modules.Module, ...]) -> None:

@@ -48,6 +48,31 @@ def test_a_file_that_is_no_kernel_is_refused_before_anything_boots(
         from_path(path)
 
 
+def test_an_image_that_is_cut_off_says_how_much_is_missing(tmp_path: Path) -> None:
+    path = image(tmp_path / "bzImage", "6.12.1")
+    data = bytearray(path.read_bytes())
+    data[0x1F1] = 3
+    data[0x1F4:0x1F8] = (1000).to_bytes(4, "little")
+    whole = bytes(data).ljust(4 * 512 + 16000, b"\0")
+    path.write_bytes(whole)
+    assert release_of(path) == "6.12.1"
+    path.write_bytes(whole[:-1])
+    with pytest.raises(LabError, match=r"bzImage: .* is cut off: 18047 bytes of 18048$"):
+        release_of(path)
+
+
+def test_a_vmlinux_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vmlinux"
+    head = b"\x7fELF\x02".ljust(40, b"\0") + (700).to_bytes(8, "little") + bytes(10)
+    head += (64).to_bytes(2, "little") + (2).to_bytes(2, "little")
+    whole = (head + b"..Linux version 5.10.9 (builder@host)\n").ljust(828, b"\0")
+    path.write_bytes(whole)
+    assert release_of(path) == "5.10.9"
+    path.write_bytes(whole[:-1])
+    with pytest.raises(LabError, match=r"vmlinux: .* is cut off: 827 bytes of 828$"):
+        release_of(path)
+
+
 def test_modules_come_in_the_order_in_which_they_load(tmp_path: Path) -> None:
     module(tmp_path / "a" / "kvm-amd.ko.xz", "kvm,ccp")
     module(tmp_path / "b" / "kvm.ko", "irqbypass")
