@@ -68,45 +68,60 @@ static int abi_has_array(unsigned long request)
 }
 
 /* Places for structures, each at the end of memory: a kernel that reads or writes more than the
- * size in the request's number answers EFAULT. */
-static struct {
-    unsigned char room[ABI_PAGE], end[ABI_PAGE];
-} abi_places[ABI_PLACES] __attribute__((aligned(ABI_PAGE)));
-static _Atomic uint32_t abi_taken;
+ * size in the request's number answers EFAULT. All that a call touches is in one page, as a system
+ * call may cost its caller the TLB. */
+static union {
+    struct {
+        atomic_flag taken;
+        int ends;
+    };
+    unsigned char room[ABI_PAGE];
+} abi_places[ABI_PLACES][2] __attribute__((aligned(ABI_PAGE)));
+#define ABI_ROOM (ABI_PAGE - 64)
 
 /* Returns a place that no other thread uses, or -1. */
 static int abi_take_place(void)
 {
-    static unsigned char ends[ABI_PLACES];
-    int place;
+    int place = 0;
 
-    for (place = 0; place < ABI_PLACES; place++)
-        if (!(atomic_fetch_or(&abi_taken, 1u << place) >> place & 1))
-            break;
-    if (place == ABI_PLACES)
-        return -1;
-    if (!ends[place])
-        ends[place] = !mprotect(abi_places[place].end, ABI_PAGE, PROT_NONE);
+    while (atomic_flag_test_and_set(&abi_places[place]->taken))
+        if (++place == ABI_PLACES)
+            return -1;
+    if (!abi_places[place]->ends)
+        abi_places[place]->ends = !mprotect(abi_places[place] + 1, ABI_PAGE, PROT_NONE);
     return place;
+}
+
+/* For structures that have no place; a copy says whether the kernel wrote. */
+static int abi_ioctl_copied(int fd, unsigned long request, void *arg)
+{
+    unsigned char copy[1 << _IOC_SIZEBITS];
+    unsigned long size = _IOC_SIZE(request);
+    int result;
+
+    memcpy(copy, arg, size);
+    errno = 0;
+    result = abi_result(ioctl(fd, request, arg));
+    return abi_only_reads(request) && memcmp(copy, arg, size) ? ABI_WRITTEN_TO : result;
 }
 
 static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
 {
-    unsigned char copy[1 << _IOC_SIZEBITS];
     unsigned long size = _IOC_SIZE(request);
-    int result, place = abi_has_array(request) || size > ABI_PAGE ? -1 : abi_take_place();
-    void *passed = place < 0 ? arg : abi_places[place].end - size;
-    void *kept = place < 0 ? copy : arg;
+    int result, place = abi_has_array(request) || size > ABI_ROOM ? -1 : abi_take_place();
+    void *passed;
 
-    memcpy(place < 0 ? kept : passed, arg, size);
+    if (place < 0)
+        return abi_ioctl_copied(fd, request, arg);
+    passed = abi_places[place][1].room - size;
+    memcpy(passed, arg, size);
     errno = 0;
     result = abi_result(ioctl(fd, request, passed));
     if (!abi_only_reads(request))
-        memmove(arg, passed, size);
-    else if (memcmp(kept, passed, size))
+        memcpy(arg, passed, size);
+    else if (memcmp(arg, passed, size))
         result = ABI_WRITTEN_TO;
-    if (place >= 0)
-        atomic_fetch_and(&abi_taken, ~(1u << place));
+    atomic_flag_clear(&abi_places[place]->taken);
     return result;
 }
 
