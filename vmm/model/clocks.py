@@ -45,10 +45,9 @@ CLOCK_MSRS = documented(
 )
 SYSTEM_TIME_INSIDE = documented(
     "system-time-inside",
-    "a system time that reaches from a page into a gpa without a slot is written nowhere; "
-    "KVM_KVMCLOCK_CTRL may say that there is none",
-    "x86/msr.rst MSR_KVM_SYSTEM_TIME_NEW: it must be in guest RAM; kvm_gpc_is_valid_len, and "
-    "kvm_gpc_activate in 6.1, which keeps what it could not map",
+    "a system time that reaches from a page into a gpa without a slot is written nowhere, and "
+    "KVM_KVMCLOCK_CTRL says that there is none",
+    "x86/msr.rst MSR_KVM_SYSTEM_TIME_NEW: it must be in guest RAM; kvm_gpc_is_valid_len",
 )
 STEAL_TIME_ALIGNED = documented(
     "steal-time-aligned",
@@ -109,8 +108,6 @@ class Clocks:
         self._contents = contents
         self._tracking = tracking
         self._clocks: dict[tuple[int, Clock], _Clock] = {}
-        self._written_nowhere: set[int] = set()
-        """The vCPUs whose system time reaches into a gpa without a slot."""
         self.exist = False
         """Whether KVM may write anything when a vCPU runs."""
 
@@ -125,8 +122,7 @@ class Clocks:
             # Some kernels write it where both pages have memory, and some keep the one before.
             if self._slots.find(across) is not None or (op.vcpu, op.clock) in self._clocks:
                 return ()
-            lose = partial(self._written_nowhere.add, op.vcpu)
-            return (Allowed(MsrsSet(1), SYSTEM_TIME_INSIDE, lose),)
+            return (Allowed(MsrsSet(1), SYSTEM_TIME_INSIDE),)
         if op.clock != "steal_time" or not op.on:
             return (Allowed(MsrsSet(1), CLOCK_MSRS, adopt),)
         if op.gpa % STEAL_TIME_BYTES:
@@ -140,8 +136,6 @@ class Clocks:
         """Return the allowed outcomes of KVM_KVMCLOCK_CTRL."""
         clock = self._clocks.get((op.vcpu, "system_time"))
         refused = Allowed(Refused(_EINVAL), KVMCLOCK_CTRL)
-        if clock is None and op.vcpu in self._written_nowhere:
-            return (refused, Allowed(Done(), SYSTEM_TIME_INSIDE))
         if clock is None:
             return (refused,)
         done = Allowed(Done(), KVMCLOCK_CTRL, partial(self._pause, clock))
@@ -206,8 +200,6 @@ class Clocks:
         self.may_write(op.vcpu)
         key = op.vcpu, op.clock
         self._clocks.pop(key, None)
-        if op.clock == "system_time":
-            self._written_nowhere.discard(op.vcpu)
         self.exist = bool(self._clocks)
         if not op.on:
             return
