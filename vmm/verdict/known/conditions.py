@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, TSS_PAGES, DirtyLogManual, Quirk
 from vmm.model.array import Change
 from vmm.scenario import operations as ops
+from vmm.scenario.clocks import LAYOUTS
 from vmm.scenario.instructions import INSTRUCTIONS, accessed
 from vmm.scenario.operations import (
     GUEST_MEMFD,
@@ -372,6 +373,30 @@ def puts_a_bus_out_of_order(scenario: Scenario) -> bool:
 def is_write(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
     """Whether a guest writes with one touch."""
     return _writes(op)
+
+
+def reaches_into_the_next_page(scenario: Scenario) -> bool:
+    """Whether a vCPU's system time reaches from one page into the next."""
+    return any(map(_reaches_on, scenario.operations))
+
+
+def may_show_a_kept_system_time(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+    """Whether this asks for a system time, or looks for writes, while one reaches into a page."""
+    before = scenario.operations[: origin + 1]
+    sets = [each for each in before if isinstance(each, ops.SetClockMsr)]
+    latest = {each.vcpu: each for each in sets if each.clock == "system_time"}
+    if isinstance(op, ops.KvmclockCtrl):
+        return op.vcpu in latest and _reaches_on(latest[op.vcpu])
+    return isinstance(op, ops.Inspect) and any(map(_reaches_on, latest.values()))
+
+
+def _reaches_on(op: AnyOperation) -> bool:
+    return (
+        isinstance(op, ops.SetClockMsr)
+        and op.on
+        and op.clock == "system_time"
+        and op.gpa % PAGE_SIZE_BYTES + LAYOUTS[op.clock].size > PAGE_SIZE_BYTES
+    )
 
 
 _HALF_A_RING = 85

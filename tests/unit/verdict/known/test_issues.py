@@ -22,6 +22,7 @@ from vmm.scenario.history import (
     Met,
     Mmio,
     Raced,
+    Refused,
     RingPages,
     RingsReset,
     Stopped,
@@ -39,6 +40,7 @@ from vmm.scenario.operations import (
     HostAction,
     HostThread,
     Instruction,
+    KvmclockCtrl,
     Mapping,
     PreFaultMemory,
     Race,
@@ -628,6 +630,23 @@ def test_mistake_in_kvm_itself_needs_no_remark_where_it_is_mended(name: str) -> 
     scenario = curated(name, EVERYTHING)
     assert issues_met(scenario, {"vendor": "kvm_pvm"})
     assert judged(ideal_history(scenario, EVERYTHING)).verdict.status is Status.PASSED
+
+
+@pytest.mark.parametrize(
+    ("nth", "status"),
+    [(0, Status.KNOWN), (1, Status.DIFFERS), (2, Status.DIFFERS), (3, Status.KNOWN)],
+)
+def test_a_system_time_is_kept_only_where_one_reached_into_the_next_page(
+    nth: int, status: Status
+) -> None:
+    whole = ideal_history(curated("clocks-system-time-reaches-beyond-its-slot", EVERYTHING))
+    events = list(whole.events)
+    pauses = [n for n, event in enumerate(events) if isinstance(event.operation, KvmclockCtrl)]
+    was = events[pauses[nth]].outcome
+    turned = Refused(22) if was == Done() else Done()
+    events[pauses[nth]] = msgspec.structs.replace(events[pauses[nth]], outcome=turned)
+    history = msgspec.structs.replace(whole, events=tuple(events))
+    assert judged(history).verdict.status is status
 
 
 @pytest.mark.parametrize(("nth", "status"), [(84, Status.DIFFERS), (85, Status.KNOWN)])
