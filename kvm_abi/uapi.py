@@ -54,6 +54,7 @@ class Ioctl(IntEnum):
     CREATE_VCPU = _io(0x41)
     GET_DIRTY_LOG = _ioc(_WRITE, 0x42, 16)
     SET_USER_MEMORY_REGION = _ioc(_WRITE, 0x46, 32)
+    SET_NR_MMU_PAGES = _io(0x44)
     SET_TSS_ADDR = _io(0x47)
     SET_IDENTITY_MAP_ADDR = _ioc(_WRITE, 0x48, 8)
     SET_USER_MEMORY_REGION2 = _ioc(_WRITE, 0x49, 160)

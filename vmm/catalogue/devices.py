@@ -5,6 +5,8 @@ from typing import Literal
 import msgspec
 
 from vmm.catalogue._build import A, Slot, at, read, write
+from vmm.scenario.instruction_operation import Width
+from vmm.scenario.instructions import DATA_PORT
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -40,6 +42,16 @@ def _zone(page: int = 0, pages: int = 4, *, on: bool = True) -> CoalesceMmio:
 
 def _ports(*, on: bool = True, kind: bool | int = True) -> CoalesceMmio:
     return msgspec.structs.replace(_zone(on=on), pio=kind)
+
+
+def _data_port(size: int, *, on: bool = True) -> CoalesceMmio:
+    return CoalesceMmio(DATA_PORT, size, on, pio=True)
+
+
+def _out(width: Width, count: int = 1) -> Instruction:
+    """Let the guest write elements of a slot's memory to the port."""
+    name = "outs" if count == 1 else "rep-outs"
+    return Instruction(name, 0x200 * PAGE_SIZE_BYTES + 0x40, width, count=count)
 
 
 def _event(
@@ -244,6 +256,18 @@ SCENARIOS = (
         *_writes(5),
         *(_ports(kind=kind, on=on) for kind in (2, 0x100, 1 << 31) for on in (True, False)),
         *_writes(6),
+        needs=("coalesced_mmio", "coalesced_pio"),
+    ),
+    _scenario(
+        "ports-that-are-coalesced",
+        "Writes to a coalesced port are kept in the same ring, in order, as those to a port; a "
+        "range that does not hold all of a write takes none of it.",
+        f"{_COALESCED}; 0804c849f1df",
+        *(_SLOT.move(0x200), _zone(), _data_port(4)),
+        *(_out(width) for width in (1, 2, 4)),
+        *(*_writes(1), _out(2, 5), Touch(_GPA, "write", value=2), _out(1), CollectMmio()),
+        *(_data_port(4, on=False), _out(4), CollectMmio()),
+        *(_data_port(2), _out(1), _out(2), _out(4), _out(4, 3), CollectMmio()),
         needs=("coalesced_mmio", "coalesced_pio"),
     ),
     _scenario(

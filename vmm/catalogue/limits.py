@@ -11,6 +11,7 @@ from vmm.scenario.operations import (
     EnableCap,
     GetDirtyLog,
     Scenario,
+    SetNrMmuPages,
 )
 
 _SET = "__kvm_set_memory_region"
@@ -40,12 +41,62 @@ def _limit(
     )
 
 
+_MANY = tuple(
+    Slot(n, 0x200 * n, at("a", n % A.pages), 1, LOG_DIRTY_PAGES if n % 4 else 0)
+    for n in range(1, 81)
+)
+"""Slots 2 MiB apart: each takes a page table of its own, which are more than 64."""
+
+
+def _used(value: int) -> tuple[AnyOperation, ...]:
+    """Write a word through each of the slots, and read all of them."""
+    return (
+        *(write(slot.gfn, value + slot.slot, 0x100 + 4 * slot.slot) for slot in _MANY),
+        *(read(slot.gfn, 0x100 + 4 * slot.slot) for slot in _MANY),
+    )
+
+
+_PAGE_TABLES = (
+    _limit(
+        "refuse-few-page-tables-of-kvm",
+        "KVM may have 64 page tables or more to shadow those of guests: fewer are EINVAL.",
+        "kvm_vm_ioctl_set_nr_mmu_pages: KVM_MIN_ALLOC_MMU_PAGES",
+        *(SetNrMmuPages(pages) for pages in (0, 1, 63, 64, 63, 65, (1 << 32) - 1)),
+        Slot(2, _GFN, at("b"), pages=2).create(),
+    ),
+    Scenario(
+        name="few-page-tables-of-kvm-for-many-slots",
+        why="A guest that takes more page tables than KVM may have reaches every slot, and what it "
+        "writes is logged.",
+        source="kvm_mmu_change_mmu_pages, make_mmu_pages_available",
+        tags=("limit", "dirty", "slow"),
+        mappings=(A, B),
+        survey="none",
+        operations=(
+            SetNrMmuPages(64),
+            *creates(*_MANY),
+            *_used(0x1000),
+            *(slot.log() for slot in _MANY[::5]),
+            *_used(0x2000),
+            SetNrMmuPages(100),
+            *(slot.log() for slot in _MANY[1::5]),
+            SetNrMmuPages(64),
+            *_used(0x3000),
+            *(slot.log() for slot in _MANY[::5]),
+            *(slot.delete() for slot in _MANY[::2]),
+            *(read(slot.gfn) for slot in _MANY),
+        ),
+    ),
+)
+
+
 def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return the refusals around the limits that a kernel announces, and around wrapping sums."""
     return (
         *_slot_numbers(features.nr_memslots, features.address_spaces),
         *_arithmetic(),
         *_last_gfn(features.last_gfn),
+        *_PAGE_TABLES,
     )
 
 

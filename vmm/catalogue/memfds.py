@@ -25,6 +25,7 @@ from vmm.scenario.operations import (
     CreateGuestMemfd,
     Mapping,
     NewVm,
+    ResizeGuestMemfd,
     Scenario,
 )
 
@@ -51,6 +52,23 @@ _MAKING = (
         *(made(f"unknown-{bit}", 1, 1 << bit) for bit in (31, 32, 63)),
         bound(ONE, memfd="none"),
         source="kvm_gmem_create",
+        tags=("errno",),
+    ),
+    memfd_scenario(
+        "memfd-keeps-its-size",
+        "The size of a guest_memfd is fixed: no ftruncate changes it, and slots bind what they "
+        "bound before, or none beyond its end.",
+        made(),
+        bound(ONE),
+        *(ResizeGuestMemfd("g", pages * PAGE_SIZE_BYTES) for pages in (0, 1, 7, 8, 9, 1 << 24)),
+        *(ResizeGuestMemfd("g", size) for size in (1, (1 << 63) - 1)),
+        bound(TWO, 6),
+        bound(replace(TWO, slot=3, gfn=0x108), 8),
+        unbound(ONE),
+        bound(ONE),
+        CloseGuestMemfd("g"),
+        ResizeGuestMemfd("g", PAGE_SIZE_BYTES),
+        source="kvm_gmem_setattr",
         tags=("errno",),
     ),
     memfd_scenario(

@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from vmm.catalogue._build import Slot, at
 from vmm.catalogue._dirty import HARVEST, INITIALLY_SET, RESET, ring_scenario, writes
 from vmm.scenario.features import Features
 from vmm.scenario.operations import (
+    FIRST_RING_PAGE,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     ClearDirtyLog,
     EnableCap,
     GetDirtyLog,
     Mapping,
+    MapVcpuPages,
     NewVm,
     Scenario,
 )
@@ -27,6 +31,42 @@ _SET_AND_RING = "kvm_mmu_slot_apply_flags; kvm_prepare_memory_region"
 
 def _of_size(size_bytes: int) -> EnableCap:
     return EnableCap("DIRTY_LOG_RING", size_bytes)
+
+
+def _mapped(ring_pages: int) -> tuple[MapVcpuPages, ...]:
+    """Map pages before, in and after a ring, and over its ends."""
+    end = FIRST_RING_PAGE + ring_pages
+    places = (
+        *((0, 1), (FIRST_RING_PAGE - 1, 1), (FIRST_RING_PAGE, ring_pages)),
+        *((0, FIRST_RING_PAGE + 1), (FIRST_RING_PAGE - 1, 2), (end - 1, 1)),
+        *((end - 1, 2), (end, 1), (FIRST_RING_PAGE, ring_pages + 1)),
+    )
+    shared = tuple(MapVcpuPages(first, pages) for first, pages in places)
+    return (
+        *shared,
+        *(structs.replace(each, sharing="private") for each in shared),
+        *(structs.replace(each, executable=True) for each in shared),
+    )
+
+
+def _mapped_otherwise(least: int) -> Scenario:
+    return ring_scenario(
+        "ring-mapped-otherwise",
+        "A mapping of a vCPU's file that begins or ends in the ring is shared, and not "
+        "executable: else EINVAL. Without a ring there, nothing is refused for that.",
+        _of_size(least),
+        _SLOT.create(),
+        *writes(_SLOT, 1),
+        *_mapped(least // PAGE_SIZE_BYTES),
+        HARVEST,
+        RESET,
+        *writes(_SLOT, 1, 2),
+        HARVEST,
+        NewVm(),
+        *_mapped(least // PAGE_SIZE_BYTES),
+        source="kvm_vcpu_mmap",
+        tags=("errno",),
+    )
 
 
 def _sizes(least: int, most: int) -> tuple[Scenario, ...]:
@@ -57,6 +97,7 @@ def _sizes(least: int, most: int) -> tuple[Scenario, ...]:
             )
             for which, size_bytes in (("smallest", least), ("largest", most))
         ),
+        _mapped_otherwise(least),
         ring_scenario(
             "ring-of-several-pages",
             "Each page of a ring has entries of its own: it goes over their ends, and around.",

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 
-from kvm_abi.raw import KvmError
+from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Cap
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
@@ -40,11 +40,15 @@ class Devices:
     def collect(self, vcpu: Vcpu | None) -> MmioKept:
         """Read the coalesced writes, through any vCPU, and the counts of the eventfds."""
         offset = self._vm.check_extension(Cap.COALESCED_MMIO)
-        kept = vcpu.coalesced_mmio(offset) if vcpu is not None and offset else ()
+        kept = vcpu.coalesced_writes(offset) if vcpu is not None and offset else ()
+        odd = next((pio for _, _, pio in kept if pio not in (0, 1)), 0)
+        if odd:
+            raise WrongAnswerError("KVM_RUN", f"a coalesced write with pio={odd}")
         counts = [(name, _count(file)) for name, file in sorted(self._files.items())]
         return MmioKept(
-            tuple(Mmio(gpa, True, data) for gpa, data in kept),
+            tuple(Mmio(gpa, True, data) for gpa, data, _ in kept),
             tuple((name, count) for name, count in counts if count),
+            tuple(n for n, (_, _, pio) in enumerate(kept) if pio),
         )
 
 

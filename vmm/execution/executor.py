@@ -234,6 +234,8 @@ class _Execution(Closing):
                 return self._machine.harvest_dirty_ring(op)
             case ops.ResetDirtyRings():
                 return self._machine.rings.reset()
+            case ops.MapVcpuPages():
+                return self._machine.map_vcpu_pages(op)
 
     def _of_memfd(self, op: ops.MemfdOperation) -> AnyOutcome:
         files = self._shared.files
@@ -246,6 +248,8 @@ class _Execution(Closing):
                 return files.map(op)
             case ops.PunchGuestMemfd():
                 return files.punch(op)
+            case ops.ResizeGuestMemfd():
+                return files.resize(op)
 
     def _of_device(self, op: ops.DeviceOperation) -> AnyOutcome:
         match op:
@@ -260,6 +264,8 @@ class _Execution(Closing):
         match op:
             case ops.EnableCap():
                 return self._machine.enable_cap(op)
+            case ops.SetNrMmuPages():
+                return self._machine.set_nr_mmu_pages(op)
             case ops.Lives():
                 return live(self._shared.kvm, op)
             case ops.Churn():

@@ -8,9 +8,9 @@ from itertools import chain
 
 from guests import image
 from guests.windows import Windows
-from kvm_abi import raw
+from kvm_abi import mman, raw
 from kvm_abi.raw import CData, KvmError, WrongAnswerError
-from kvm_abi.uapi import Cap, Ioctl, VmType
+from kvm_abi.uapi import PAGE_SIZE_BYTES, Cap, Ioctl, MapFlag, Protection, VmType
 from vmm.execution.callers import Caller
 from vmm.execution.clocks import pause_clock, set_clock
 from vmm.execution.devices import Devices
@@ -39,6 +39,7 @@ from vmm.scenario.operations import (
     HarvestDirtyRing,
     Instruction,
     KvmclockCtrl,
+    MapVcpuPages,
     Place,
     PreFaultMemory,
     Race,
@@ -46,6 +47,7 @@ from vmm.scenario.operations import (
     SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
+    SetNrMmuPages,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -265,6 +267,28 @@ class Machine:
             return Refused(error.errno or 0)
         if op.cap in ("DIRTY_LOG_RING", "DIRTY_LOG_RING_ACQ_REL"):
             self.rings.enabled(op.argument & 0xFFFF_FFFF)
+        return Done()
+
+    def set_nr_mmu_pages(self, op: SetNrMmuPages) -> AnyOutcome:
+        """Issue KVM_SET_NR_MMU_PAGES."""
+        try:
+            self.vm.set_nr_mmu_pages(op.pages)
+        except KvmError as error:
+            return Refused(error.errno or 0)
+        return Done()
+
+    def map_vcpu_pages(self, op: MapVcpuPages) -> AnyOutcome:
+        """Map pages of a vCPU's file, and unmap them."""
+        self._cpu(op.vcpu)
+        protection = Protection.READ | (Protection.EXEC if op.executable else Protection.NONE)
+        flag = MapFlag.SHARED if op.sharing == "shared" else MapFlag.PRIVATE
+        size, offset = op.pages * PAGE_SIZE_BYTES, op.first_page * PAGE_SIZE_BYTES
+        file = self._vcpus[op.vcpu].fd
+        try:
+            address = mman.map_memory(0, size, protection, flag, file, offset)
+        except OSError as error:
+            return Refused(error.errno or 0)
+        mman.unmap_memory(address, size)
         return Done()
 
     def harvest_dirty_ring(self, op: HarvestDirtyRing) -> AnyOutcome:

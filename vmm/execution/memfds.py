@@ -13,6 +13,7 @@ from vmm.scenario.operations import (
     CreateGuestMemfd,
     MapGuestMemfd,
     PunchGuestMemfd,
+    ResizeGuestMemfd,
     SetUserMemoryRegion2,
 )
 
@@ -79,6 +80,14 @@ class MemfdFiles:
         except OSError as error:
             if mman.is_fallocate_filtered(error.errno or 0):
                 raise  # It never reached the file.
+            return Refused(error.errno or 0)
+        return Done()
+
+    def resize(self, op: ResizeGuestMemfd) -> AnyOutcome:
+        """Call ftruncate(2)."""
+        try:
+            os.ftruncate(self._numbers.get(op.name, _NOT_OPEN), op.size)
+        except OSError as error:
             return Refused(error.errno or 0)
         return Done()
 

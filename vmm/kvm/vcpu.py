@@ -89,7 +89,8 @@ class Vcpu(VcpuState):
 
         `page_offset` is the answer of KVM_CAP_COALESCED_MMIO, in pages. Raises `ValueError`
         if the vCPU is closed, or the offset lies outside of its shared pages, and
-        `WrongAnswerError` if the ring ends where it has no entry, or has a write to a port.
+        `WrongAnswerError` if the ring ends where it has no entry, or has a write to a port: see
+        `coalesced_writes`.
 
         >>> from vmm import Cap, HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -100,6 +101,27 @@ class Vcpu(VcpuState):
         ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
         ...     vcpu.run(), vcpu.coalesced_mmio(vm.check_extension(Cap.COALESCED_MMIO))
         (Hlt(), [(8192, b'\x07')])
+        """
+        writes = self.coalesced_writes(page_offset)
+        for _, _, pio in writes:
+            if pio:
+                raise WrongAnswerError("KVM_RUN", f"a coalesced write with pio={pio}")
+        return [(gpa, data) for gpa, data, _ in writes]
+
+    def coalesced_writes(self, page_offset: int) -> list[tuple[int, bytes, int]]:
+        r"""Do the same where ports are coalesced, too: return (gpa or port, data, pio) in order.
+
+        Raises `ValueError` and `WrongAnswerError` as `coalesced_mmio` does.
+
+        >>> from vmm import Cap, HostAddress, HostMapping, Kvm, assemble
+        >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     memory.write(0, assemble("movb $7, 0x2000; hlt"))
+        ...     vm.set_user_memory_region(0, 0, 0x1000, 0x1000, HostAddress(memory, 0))
+        ...     vm.register_coalesced_mmio(0x2000, 0x1000)
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_big_real_mode(base=0x1000, rip=0)
+        ...     vcpu.run(), vcpu.coalesced_writes(vm.check_extension(Cap.COALESCED_MMIO))
+        (Hlt(), [(8192, b'\x07', 0)])
         """
         address = self._address + page_offset * PAGE_SIZE_BYTES
         if self._run is None or (page_offset + 1) * PAGE_SIZE_BYTES > self._mmap_size_bytes:
@@ -113,10 +135,8 @@ class Vcpu(VcpuState):
         found = []
         while ends[0] != last:
             entry = entries[ends[0]]
-            if entry.pio:
-                raise WrongAnswerError("KVM_RUN", f"a coalesced write with pio={entry.pio}")
             data = raw.bytes_of(raw.cast("uint8_t *", raw.address_of(entry.data)), 8)
-            found.append((int(entry.phys_addr), data[: entry.len]))
+            found.append((int(entry.phys_addr), data[: entry.len], int(entry.pio)))
             ends[0] = (ends[0] + 1) % _COALESCED_ENTRIES
         return found
 

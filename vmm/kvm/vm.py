@@ -464,6 +464,17 @@ class Vm(Closing):
         """
         raw.ioctl(self.fd, Ioctl.SET_TSS_ADDR, gpa)
 
+    def set_nr_mmu_pages(self, pages: int) -> None:
+        """Say how many page tables KVM may have to shadow those of guests: 64 or more.
+
+        Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.set_nr_mmu_pages(64)
+        """
+        raw.ioctl(self.fd, Ioctl.SET_NR_MMU_PAGES, pages)
+
     def set_identity_map_addr(self, gpa: int) -> None:
         """Place the identity map page, for the same processors; call it before creating vCPUs.
 

@@ -15,11 +15,13 @@ from vmm.model.allowed import Allowed
 from vmm.model.rule import documented, source
 from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Mmio, MmioKept, Ran, Refused, Touched
+from vmm.scenario.instructions import DATA_PORT
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     CoalesceMmio,
     CollectMmio,
     DeviceOperation,
+    Instruction,
     IoEventFd,
 )
 
@@ -34,6 +36,12 @@ PORTS_APART = documented(
     "a coalesced range of ports takes no write to a gpa, and does not end with one of gpas, nor "
     "the other way round",
     "api.rst 4.116; 0804c849f1df, kvm_vm_ioctl_unregister_coalesced_mmio",
+)
+COALESCED_PORTS = documented(
+    "coalesced-port-writes",
+    "a write to a coalesced port is kept in the ring, as one to a port, and does not exit while "
+    "there is room",
+    "api.rst 4.116; 0804c849f1df, coalesced_mmio_write",
 )
 DEVICES_MOST = source(
     "devices-most",
@@ -125,13 +133,16 @@ class Devices:
     has_irqchip: Callable[[], bool] = lambda: False
     ranges: list[Range] = field(default_factory=list)
     events: list[Eventfd] = field(default_factory=list)
+    ports: list[Range] = field(default_factory=list)
     kept: list[Mmio] = field(default_factory=list)
+    of_ports: list[int] = field(default_factory=list)
+    """Which of those that are kept are writes to a port."""
     counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def exist(self) -> bool:
         """Whether there are any."""
-        return bool(self.ranges or self.events)
+        return bool(self.ranges or self.events or self.ports)
 
     def allowed(self, op: DeviceOperation) -> tuple[Allowed, ...]:
         """Return the outcomes that the rules allow."""
@@ -145,12 +156,8 @@ class Devices:
 
     def _coalesce(self, op: CoalesceMmio) -> tuple[Allowed, ...]:
         """Return the outcome of registering or unregistering a range."""
-        if op.pio:  # Guests write to none of these ports; kernels before the capability ignore it.
-            is_known = op.pio == 1
-            of_ports = (
-                Allowed(Done(), PORTS_APART) if is_known else Allowed(Refused(errno.EINVAL), KIND)
-            )
-            return (of_ports,) if self.features.coalesced_pio else ()
+        if op.pio:  # Kernels before the capability ignore it.
+            return (self._coalesce_ports(op),) if self.features.coalesced_pio else ()
 
         room = _MOST_RANGES - len(self.ranges)
         refused = Allowed(Refused(errno.ENOSPC), DEVICES_MOST)
@@ -167,6 +174,18 @@ class Devices:
         # An in-kernel interrupt controller is a device, too.
         is_close = op.on and room <= _MOST_OF_THE_KERNEL and self.has_irqchip()
         return (done, refused) if is_close else (done,)
+
+    def _coalesce_ports(self, op: CoalesceMmio) -> Allowed:
+        if op.pio != 1:
+            return Allowed(Refused(errno.EINVAL), KIND)
+
+        def apply() -> None:
+            if op.on:
+                self.ports.append((op.gpa, op.size))
+            else:
+                self.ports = [each for each in self.ports if not _holds(each, op.gpa, op.size)]
+
+        return Allowed(Done(), PORTS_APART, apply)
 
     def _ioeventfd(self, op: IoEventFd) -> Allowed:
         """Return the outcome of adding or removing an ioeventfd."""
@@ -188,10 +207,17 @@ class Devices:
 
         def apply() -> None:
             self.kept.clear()
+            self.of_ports.clear()
             self.counts.clear()
 
         rule = EVENT if events and not self.kept else COALESCED
-        return Allowed(MmioKept(tuple(self.kept), events), rule, apply)
+        rule = COALESCED_PORTS if self.of_ports else rule
+        return Allowed(MmioKept(tuple(self.kept), events, tuple(self.of_ports)), rule, apply)
+
+    def keep_of_port(self, port: int, data: bytes) -> None:
+        """Note that a write to a port is kept."""
+        self.of_ports.append(len(self.kept))
+        self.kept.append(Mmio(port, True, data))
 
     def may_take(self, exits: tuple[Mmio, ...]) -> bool:
         """Whether a write among the exits overlaps a device."""
@@ -245,6 +271,35 @@ def absorbed(
     """Return the outcomes of an access after devices took their part; none if that is unclear."""
     found = [_absorbed(devices, each, instruction) for each in usual]
     return tuple(each for each in found if each is not None) if None not in found else ()
+
+
+def sent(devices: Devices, usual: tuple[Allowed, ...], op: Instruction) -> tuple[Allowed, ...]:
+    """Return the outcomes of an instruction whose port is perhaps coalesced; none if unclear."""
+    near = {each for each in devices.ports if _meet(each, (DATA_PORT, op.width))}
+    if not near or not any(isinstance(each.outcome, Ran) and each.outcome.sent for each in usual):
+        return usual
+    if len(near) > 1:
+        return ()  # KVM bisects the bus, which may miss one of several that overlap.
+    if not _holds(near.pop(), DATA_PORT, op.width):
+        return usual
+    return tuple(_sent(devices, each, op.width) for each in usual)
+
+
+def _sent(devices: Devices, allowed: Allowed, width: int) -> Allowed:
+    """Return an outcome in which what is written to the port is kept while there is room."""
+    outcome = allowed.outcome
+    if not isinstance(outcome, Ran):
+        return allowed
+    room = RING_ENTRIES - len(devices.kept)
+    kept = [outcome.sent[at : at + width] for at in range(0, len(outcome.sent), width)][:room]
+
+    def adopt() -> None:
+        allowed.adopt()
+        for each in kept:
+            devices.keep_of_port(DATA_PORT, each)
+
+    left = outcome.sent[len(kept) * width :]
+    return Allowed(msgspec.structs.replace(outcome, sent=left), COALESCED_PORTS, adopt)
 
 
 def _absorbed(devices: Devices, allowed: Allowed, instruction: str) -> Allowed | None:

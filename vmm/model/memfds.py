@@ -22,6 +22,7 @@ from vmm.scenario.operations import (
     MapGuestMemfd,
     MemfdOperation,
     PunchGuestMemfd,
+    ResizeGuestMemfd,
     SetUserMemoryRegion2,
     pages_of,
 )
@@ -101,6 +102,12 @@ GUEST_MEMFD_ALLOCATE = source(
     "kvm_gmem_allocate",
 )
 
+GUEST_MEMFD_RESIZE = source(
+    "guest-memfd-resize",
+    "a guest_memfd keeps its size: ftruncate is EINVAL, whatever it asks for",
+    "kvm_gmem_setattr",
+)
+
 _LARGEST_FILE = (1 << 63) - 1
 
 
@@ -135,6 +142,10 @@ class GuestMemfds:
                 return self._map(op)
             case PunchGuestMemfd():
                 return self._punch(op)
+            case ResizeGuestMemfd():
+                if self._opened(op.name) is None:
+                    return _refused(errno.EBADF, HARNESS)
+                return _refused(errno.EINVAL, GUEST_MEMFD_RESIZE)
 
     def _create(self, op: CreateGuestMemfd) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of KVM_CREATE_GUEST_MEMFD."""

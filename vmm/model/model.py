@@ -27,7 +27,7 @@ from vmm.model.races.flaw import Flaw
 from vmm.model.races.judge import RaceJudge
 from vmm.model.races.state import RaceState
 from vmm.model.regions import Memslot
-from vmm.model.rings import no_ring_to_reset
+from vmm.model.rings import mapped, no_ring_to_reset
 from vmm.model.rule import Rule, documented, source
 from vmm.model.userend import UserEnd
 from vmm.model.vmstate import NOTHING_USED_UP, VmState
@@ -51,6 +51,14 @@ VM_GONE = source(
     "103c763c72dd; kvm_arch_destroy_vm",
 )
 
+
+MMU_PAGES = source(
+    "mmu-pages",
+    "KVM_SET_NR_MMU_PAGES takes 64 and more, else EINVAL; how few page tables KVM may have changes "
+    "nothing that a guest sees",
+    "kvm_vm_ioctl_set_nr_mmu_pages: KVM_MIN_ALLOC_MMU_PAGES",
+)
+_LEAST_MMU_PAGES = 64
 
 _BY_A_VCPU = (
     ops.Touch
@@ -208,11 +216,17 @@ class Model:
             case ops.ResetDirtyRings():
                 ring = tracking.ring
                 return no_ring_to_reset(self.features) if ring is None else (ring.reset(),)
+            case ops.MapVcpuPages():
+                ring = tracking.ring
+                found = mapped(op, 0 if ring is None else ring.size_bytes)
+                return self._vm.by_vcpu(op.vcpu, found)
 
     def _of_vm(self, op: ops.VmOperation) -> tuple[Allowed, ...]:
         match op:
             case ops.EnableCap():
                 return self._vm.tracking.enable(op)
+            case ops.SetNrMmuPages():
+                return (_with_page_tables(op),)
             case ops.Lives():
                 rule = VM_GONE if op.watch == "process" else NOTHING_USED_UP
                 return (Allowed(Closed(), rule),)
@@ -351,6 +365,12 @@ class Model:
             return Allowed(Refused(errno.EFAULT), HARNESS)
         data = op.value.to_bytes(4, "little")
         return Allowed(Done(), HARNESS, partial(self._contents.write, mapping, offset, data))
+
+
+def _with_page_tables(op: ops.SetNrMmuPages) -> Allowed:
+    if op.pages < _LEAST_MMU_PAGES:
+        return Allowed(Refused(errno.EINVAL), MMU_PAGES)
+    return Allowed(Done(), MMU_PAGES)
 
 
 def _meets_device(race: ops.Race) -> bool:

@@ -7,7 +7,8 @@ from functools import partial
 from vmm.model.allowed import Allowed
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
-from vmm.scenario.history import Refused, RingPages, RingsReset
+from vmm.scenario.history import Done, Refused, RingPages, RingsReset
+from vmm.scenario.operations import FIRST_RING_PAGE, MapVcpuPages
 
 RING_SIZE = documented(
     "ring-size",
@@ -36,6 +37,13 @@ RING_ABSENT = source(
     "kvm_vm_ioctl_reset_dirty_pages; fb04a1eddb1a added it in Linux 5.11",
 )
 
+RING_MAPPED = source(
+    "ring-mapped",
+    "a mapping of a vCPU's file that begins or ends with a page of its dirty ring is MAP_SHARED, "
+    "and not executable, else EINVAL; other pages may be mapped in any way",
+    "kvm_vcpu_mmap",
+)
+
 ENTRY_BYTES = 16
 LEAST_BYTES = 4096
 _RESERVED_ENTRIES = 64
@@ -52,6 +60,21 @@ def ring_refusal(size_bytes: int, features: Features) -> tuple[int, Rule] | None
     if size_bytes > features.dirty_ring_max_bytes:
         return errno.E2BIG, RING_TOO_LARGE
     return None
+
+
+def mapped(op: MapVcpuPages, ring_bytes: int) -> tuple[Allowed, ...]:
+    """Return the outcomes of mapping pages of a vCPU's file, which has a ring of this size."""
+    ring = range(FIRST_RING_PAGE, FIRST_RING_PAGE + ring_bytes // LEAST_BYTES)
+    last = op.first_page + op.pages - 1
+    done = Allowed(Done(), RING_MAPPED)
+    refused = Allowed(Refused(errno.EINVAL), RING_MAPPED)
+    denied = Allowed(Refused(errno.EPERM), RING_MAPPED)  # Newer kernels execute no such file.
+    is_unfit = op.executable or op.sharing == "private"
+    if is_unfit and (op.first_page in ring or last in ring):
+        return (refused, denied) if op.executable else (refused,)
+    if is_unfit and op.first_page < ring.start and last >= ring.stop > ring.start:
+        return (done, refused, denied) if op.executable else (done, refused)
+    return (done, denied) if op.executable else (done,)
 
 
 @dataclass(slots=True)

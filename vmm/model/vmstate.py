@@ -13,7 +13,7 @@ from vmm.model.array import Change, MemslotArray
 from vmm.model.backing import Backing
 from vmm.model.clocks import Clocks
 from vmm.model.contents import Contents
-from vmm.model.devices import Devices, absorbed
+from vmm.model.devices import Devices, absorbed, sent
 from vmm.model.dirty import Tracking
 from vmm.model.instructions import outcomes
 from vmm.model.internal import InternalSlots
@@ -132,6 +132,8 @@ class VmState:
         if self.mmio.exist:
             name = op.name if isinstance(op, Instruction) else ""
             accesses = absorbed(self.mmio, accesses, name)
+            if isinstance(op, Instruction):
+                accesses = sent(self.mmio, accesses, op)
         if self.clocks.exist or not self._contents.knows_all:
             accesses = self.clocks.met(op, accesses)
         return self.by_vcpu(op.vcpu, accesses)

@@ -135,6 +135,12 @@ class Statements:
             case ops.ResetDirtyRings():
                 account.use("resetrings")
                 return [account.checked("reset_dirty_rings()", step)]
+            case ops.MapVcpuPages():
+                account.use("mapvcpu")
+                protection = "PROT_READ | PROT_EXEC" if op.executable else "PROT_READ"
+                flag = "MAP_SHARED" if op.sharing == "shared" else "MAP_PRIVATE"
+                where = f"{op.vcpu}, {op.first_page}, {op.pages}"
+                return [account.checked(f"map_vcpu_pages({where}, {protection}, {flag})", step)]
 
     def _of_internal_slots(self, op: ops.InternalOperation, step: Expectation) -> Iterable[str]:
         account = self.account
@@ -182,6 +188,10 @@ class Statements:
         match op:
             case ops.EnableCap():
                 return enable(account, op, step)
+            case ops.SetNrMmuPages():
+                account.use("simple")
+                call = f"vm_ioctl(KVM_SET_NR_MMU_PAGES, {unsigned(op.pages)})"
+                return [account.checked(call, step)]
             case ops.Lives():
                 return self._lives(op)
             case ops.Churn():
@@ -272,9 +282,10 @@ class Statements:
                 continue
             if self._coalesces:
                 self.account.use("coalesced")
-                for each in outcome.writes:
+                for n, each in enumerate(outcome.writes):
                     self.account.use("coalescedwrite")
                     arguments = f"{unsigned(each.gpa)}, {len(each.data)}, {data(each.data)}"
+                    arguments += f", {int(n in outcome.ports)}"
                     lines.append(f"expect_coalesced({arguments});")
                 lines.append("expect_no_more_coalesced();")
             counts = dict(outcome.events)
@@ -358,6 +369,9 @@ class Statements:
                 mode = " | ".join(name for name, is_set in named.items() if is_set) or "0"
                 where = f"{unsigned(op.offset)}, {unsigned(op.size)}"
                 return f"fallocate_guest_memfd({file}, {mode}, {where})"
+            case ops.ResizeGuestMemfd():
+                account.use("resizememfd")
+                return f"resize_guest_memfd({file}, {unsigned(op.size)})"
 
     def _inspect(self, step: Expectation) -> list[str]:
         lines = []

@@ -273,7 +273,7 @@ class _Account:
     def _of_memfd(self, op: ops.MemfdOperation) -> None:
         self._us += _CALL_US
         match op:
-            case ops.CreateGuestMemfd() | ops.CloseGuestMemfd():
+            case ops.CreateGuestMemfd() | ops.CloseGuestMemfd() | ops.ResizeGuestMemfd():
                 pass
             case ops.MapGuestMemfd():
                 self._us += self._sizes.get(op.mapping, 0) * _LOST_US
@@ -286,7 +286,7 @@ class _Account:
 
     def _of_vm(self, op: ops.VmOperation) -> None:
         match op:
-            case ops.EnableCap():
+            case ops.EnableCap() | ops.SetNrMmuPages():
                 self._us += 20 * _CALL_US
             case ops.SwitchVm():
                 self._us += _VM_US
@@ -320,7 +320,7 @@ class _Account:
             case ops.Inspect():
                 self._is_written = True
                 self._look()
-            case ops.HarvestDirtyRing() | ops.ResetDirtyRings():
+            case ops.HarvestDirtyRing() | ops.ResetDirtyRings() | ops.MapVcpuPages():
                 self._us += 20 * _CALL_US
             case ops.PreFaultMemory():
                 self._pre_fault(op)

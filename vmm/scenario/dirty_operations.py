@@ -2,7 +2,11 @@
 
 from typing import Literal
 
+from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET
 from vmm.scenario.operation import Operation
+
+FIRST_RING_PAGE = DIRTY_LOG_PAGE_OFFSET
+"""Where a dirty ring begins in the file of its vCPU, in pages."""
 
 
 class GetDirtyLog(Operation, frozen=True, tag="get_dirty_log", gc=False):
@@ -59,4 +63,21 @@ class ResetDirtyRings(Operation, frozen=True, tag="reset_dirty_rings", gc=False)
     """
 
 
-DirtyOperation = GetDirtyLog | ClearDirtyLog | HarvestDirtyRing | ResetDirtyRings
+class MapVcpuPages(Operation, frozen=True, tag="map_vcpu_pages", gc=False):
+    """mmap(2) of ``pages`` pages of a vCPU's file, read only, which are unmapped again at once.
+
+    Its dirty ring is in that file, from page 64 on.
+
+    >>> from vmm import operations
+    >>> operations.MapVcpuPages(first_page=64, sharing="private").pages
+    1
+    """
+
+    first_page: int = 0
+    pages: int = 1
+    sharing: Literal["shared", "private"] = "shared"
+    executable: bool = False
+    vcpu: int = 0
+
+
+DirtyOperation = GetDirtyLog | ClearDirtyLog | HarvestDirtyRing | ResetDirtyRings | MapVcpuPages

@@ -118,8 +118,12 @@ class EventChecker:
                 return self._raced(outcome, op)
             case RingsReset(entries, harvested):
                 return _outside("entries", (entries, harvested), _LONG)
-            case MmioKept(writes, events):
-                return _exits(writes) or _outside("events", (n for _, n in events), _LONG)
+            case MmioKept(writes, events, ports):
+                return (
+                    _exits(writes)
+                    or _outside("events", (n for _, n in events), _LONG)
+                    or _outside("ports", ports, range(len(writes)))
+                )
             case MsrsSet(number):
                 return _outside("number", (number,), _WORD)
             case Unmapped(mappings=number):

@@ -30,6 +30,7 @@ _Call = (
     | ops.ClearDirtyLog
     | ops.ResetDirtyRings
     | ops.EnableCap
+    | ops.SetNrMmuPages
     | ops.CreateGuestMemfd
     | ops.SetTssAddr
     | ops.SetIdentityMapAddr
@@ -45,9 +46,11 @@ _NoCall = (
     ops.GuestOperation
     | ops.HostOperation
     | ops.HarvestDirtyRing
+    | ops.MapVcpuPages
     | ops.CloseGuestMemfd
     | ops.MapGuestMemfd
     | ops.PunchGuestMemfd
+    | ops.ResizeGuestMemfd
     | ops.UnmapInternalSlots
     | ops.CollectMmio
     | ops.SetClockMsr  # KVM_SET_MSRS returns how many MSRs were set.

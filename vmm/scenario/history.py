@@ -420,6 +420,8 @@ class Unmapped(Outcome, frozen=True, tag="unmapped", gc=False):
 class MmioKept(Outcome, frozen=True, tag="mmio_kept", gc=False):
     """The writes that the kernel kept, in order, and how often each eventfd was signalled.
 
+    ``ports`` are those of the writes that went to a port, counted from 0; the others to a gpa.
+
     >>> from vmm import history
     >>> history.MmioKept(events=(("bell", 2),)).writes
     ()
@@ -427,6 +429,7 @@ class MmioKept(Outcome, frozen=True, tag="mmio_kept", gc=False):
 
     writes: tuple[Mmio, ...] = ()
     events: tuple[tuple[str, int], ...] = ()
+    ports: tuple[int, ...] = ()
 
 
 class SetUpRefused(Outcome, frozen=True, tag="set_up_refused", gc=False):

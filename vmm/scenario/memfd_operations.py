@@ -77,6 +77,18 @@ class PunchGuestMemfd(Operation, frozen=True, tag="punch_guest_memfd", gc=False)
         return self.others | KEEP_SIZE * self.keep_size | PUNCH_HOLE * self.punch
 
 
+class ResizeGuestMemfd(Operation, frozen=True, tag="resize_guest_memfd", gc=False):
+    """ftruncate(2) of a guest_memfd, whose size is fixed.
+
+    >>> from vmm import operations
+    >>> operations.ResizeGuestMemfd("g", size=0x2000).size // 4096
+    2
+    """
+
+    name: str
+    size: Hex
+
+
 class SetMemoryAttributes(Operation, frozen=True, tag="set_memory_attributes", gc=False):
     """KVM_SET_MEMORY_ATTRIBUTES, field by field.
 
@@ -91,4 +103,6 @@ class SetMemoryAttributes(Operation, frozen=True, tag="set_memory_attributes", g
     flags: Hex = 0
 
 
-MemfdOperation = CreateGuestMemfd | CloseGuestMemfd | MapGuestMemfd | PunchGuestMemfd
+MemfdOperation = (
+    CreateGuestMemfd | CloseGuestMemfd | MapGuestMemfd | PunchGuestMemfd | ResizeGuestMemfd
+)

@@ -6,7 +6,7 @@ from vmm.scenario import operations as ops
 from vmm.scenario.clocks import LAYOUTS
 from vmm.scenario.expected import expectation_problem
 from vmm.scenario.hostchanges import HostChanges
-from vmm.scenario.instructions import accessed, instruction_problem
+from vmm.scenario.instructions import DATA_PORT, accessed, instruction_problem
 from vmm.scenario.limits import (
     A_NAME,
     GUEST_PORTS,
@@ -54,6 +54,8 @@ _NO_SUCH_SPACE = ".as_id: guests look at as_id 1 where $.needs names smm"
 
 
 _SEGMENT_END = 0xFFFF
+_PORT_BYTES = 4
+_MOST_VCPU_PAGES = 1 << 16
 _PARAGRAPH_BYTES, _LAST_SMBASE = 0x10, REAL_MODE_END - 0x1_0000
 
 
@@ -157,6 +159,8 @@ class OperationChecker:
                 return self._vcpu(op.vcpu)
             case ops.ResetDirtyRings():
                 return ""
+            case ops.MapVcpuPages():
+                return _mapping_problem(op) or self._vcpu(op.vcpu)
 
     def _of_memfd(self, op: ops.MemfdOperation) -> str:
         match op:
@@ -168,6 +172,10 @@ class OperationChecker:
                 return self._memfds.known(op.name) or self._memfds.shown(op)
             case ops.PunchGuestMemfd():
                 return self._memfds.known(op.name) or _hole_problem(op)
+            case ops.ResizeGuestMemfd():
+                if not 0 <= op.size < 1 << 63:
+                    return ".size: 63 bits are needed"
+                return self._memfds.known(op.name)
 
     def _of_internal_slots(self, op: ops.InternalOperation) -> str:
         match op:
@@ -195,6 +203,8 @@ class OperationChecker:
                 if not 0 <= op.flags < 1 << 32:
                     return ".flags: 32 bits are needed"
                 return "" if 0 <= op.argument < 1 << 64 else ".argument: 64 bits are needed"
+            case ops.SetNrMmuPages():
+                return "" if 0 <= op.pages < 1 << 32 else ".pages: 32 bits are needed"
             case ops.Lives():
                 return "" if 1 <= op.times <= MAX_TIMES else f".times: not within 1 to {MAX_TIMES}"
             case ops.Churn():
@@ -236,8 +246,11 @@ class OperationChecker:
             return ".size: an unsigned 32-bit number is needed"
         if not 0 <= op.pio < 1 << 32:
             return ".pio: an unsigned 32-bit number is needed"
-        if op.pio and op.gpa < GUEST_PORTS.stop and op.gpa + op.size > GUEST_PORTS.start:
-            return f".gpa: guests use ports {GUEST_PORTS.start:#x} to {GUEST_PORTS.stop - 1:#x}"
+        is_data = op.gpa >= DATA_PORT and op.gpa + op.size <= DATA_PORT + _PORT_BYTES
+        is_guests = op.gpa < GUEST_PORTS.stop and op.gpa + op.size > GUEST_PORTS.start
+        if op.pio and is_guests and not is_data:
+            ports = f"{GUEST_PORTS.start:#x} to {GUEST_PORTS.stop - 1:#x}"
+            return f".gpa: guests use ports {ports}, and only outs writes to {DATA_PORT:#x}"
         return unsigned_problem(op, "gpa")
 
     def _clear(self, op: ops.ClearDirtyLog) -> str:
@@ -388,6 +401,13 @@ def _start_problem(op: ops.Start) -> str:
     for field in ("address", "data"):
         if not 0 <= getattr(op, field) <= LAST_ADDRESS:
             return f".{field}: an address within 0 to {LAST_ADDRESS:#x} is needed"
+    return ""
+
+
+def _mapping_problem(op: ops.MapVcpuPages) -> str:
+    for field, least in (("first_page", 0), ("pages", 1)):
+        if not least <= getattr(op, field) <= _MOST_VCPU_PAGES:
+            return f".{field}: not within {least} to {_MOST_VCPU_PAGES}"
     return ""
 
 

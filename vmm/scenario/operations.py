@@ -29,10 +29,12 @@ from vmm.scenario.device_operations import (
     IoEventFd as IoEventFd,
 )
 from vmm.scenario.dirty_operations import (
+    FIRST_RING_PAGE as FIRST_RING_PAGE,
     ClearDirtyLog as ClearDirtyLog,
     DirtyOperation as DirtyOperation,
     GetDirtyLog as GetDirtyLog,
     HarvestDirtyRing as HarvestDirtyRing,
+    MapVcpuPages as MapVcpuPages,
     ResetDirtyRings as ResetDirtyRings,
 )
 from vmm.scenario.host_operations import (
@@ -61,6 +63,7 @@ from vmm.scenario.memfd_operations import (
     MapGuestMemfd as MapGuestMemfd,
     MemfdOperation as MemfdOperation,
     PunchGuestMemfd as PunchGuestMemfd,
+    ResizeGuestMemfd as ResizeGuestMemfd,
     SetMemoryAttributes as SetMemoryAttributes,
 )
 from vmm.scenario.operation import AsId as AsId, Hex, Operation
@@ -82,6 +85,7 @@ from vmm.scenario.vm_operations import (
     NewVm as NewVm,
     PreFaultMemory as PreFaultMemory,
     SetIdentityMapAddr as SetIdentityMapAddr,
+    SetNrMmuPages as SetNrMmuPages,
     SetTssAddr as SetTssAddr,
     SwitchVm as SwitchVm,
     UnmapInternalSlots as UnmapInternalSlots,

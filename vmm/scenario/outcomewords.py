@@ -88,7 +88,10 @@ def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
 
 
 def _kept(result: MmioKept) -> str:
-    writes = f"kept: {_mmio(result.writes)}" if result.writes else "no write kept"
+    gpas = tuple(each for n, each in enumerate(result.writes) if n not in result.ports)
+    kept = [_mmio(gpas)] if gpas else []
+    kept += [f"port {result.writes[n].gpa:#x} {result.writes[n].data.hex()}" for n in result.ports]
+    writes = f"kept: {some(kept)}" if kept else "no write kept"
     events = [f"{shown(name)} signalled {times} times" for name, times in result.events]
     return ", ".join([writes, *events])
 

@@ -33,6 +33,7 @@ from vmm.scenario.operations import (
     Race,
     Scenario,
     SetIdentityMapAddr,
+    SetNrMmuPages,
     SetTssAddr,
     SetUserMemoryRegion,
     Start,
@@ -53,7 +54,14 @@ MAX_BATCH = 1023
 
 _ACCESSES = (Touch, Sweep, Execute, Race)
 _SURVEYED = (SetUserMemoryRegion, Race)
-_BEFORE_VCPUS = (EnableCap, SetTssAddr, SetIdentityMapAddr, CreateIrqchip, CreateVcpu)
+_BEFORE_VCPUS = (
+    EnableCap,
+    SetNrMmuPages,
+    SetTssAddr,
+    SetIdentityMapAddr,
+    CreateIrqchip,
+    CreateVcpu,
+)
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):

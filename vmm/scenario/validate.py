@@ -29,6 +29,7 @@ from vmm.scenario.operations import (
     NewVm,
     PunchGuestMemfd,
     Race,
+    ResizeGuestMemfd,
     Scenario,
     SetIdentityMapAddr,
     SetMemoryAttributes,
@@ -136,7 +137,7 @@ _OF_ONE_VM = (
 
 _WITHOUT_A_VM = (
     *(CloseVm, NewVm, SwitchVm, Lives, Inspect, HostWrite, ChangeHostMemory),
-    *(CloseGuestMemfd, MapGuestMemfd, PunchGuestMemfd),
+    *(CloseGuestMemfd, MapGuestMemfd, PunchGuestMemfd, ResizeGuestMemfd),
 )
 """Operations that need no VM, so that they may come between ``close_vm`` and ``new_vm``."""
 

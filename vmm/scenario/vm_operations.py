@@ -33,6 +33,17 @@ class EnableCap(Operation, frozen=True, tag="enable_cap", gc=False):
     flags: Hex = 0
 
 
+class SetNrMmuPages(Operation, frozen=True, tag="set_nr_mmu_pages", gc=False):
+    """KVM_SET_NR_MMU_PAGES: how many page tables KVM may have to shadow those of the VM's guests.
+
+    >>> from vmm import operations
+    >>> operations.SetNrMmuPages(64).pages
+    64
+    """
+
+    pages: int
+
+
 Death = Literal[
     "closed",
     "closed-by-another-thread",
@@ -199,4 +210,4 @@ InternalOperation = (
 )
 """Operations that may create internal slots, or unmap their memory."""
 
-VmOperation = EnableCap | NewVm | SwitchVm | CloseVm | Lives | Churn
+VmOperation = EnableCap | SetNrMmuPages | NewVm | SwitchVm | CloseVm | Lives | Churn

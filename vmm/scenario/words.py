@@ -142,6 +142,10 @@ def _of_dirty_pages(op: ops.DirtyOperation) -> str:
             return f"host harvests the dirty ring of {_vcpu(op.vcpu)}"
         case ops.ResetDirtyRings():
             return "KVM_RESET_DIRTY_RINGS()"
+        case ops.MapVcpuPages():
+            how = f"{op.sharing}{', executable' if op.executable else ''}"
+            where = f"{counted(op.pages, 'page')} of {_vcpu(op.vcpu)}'s file from page"
+            return f"host maps {where} {op.first_page} on ({how})"
 
 
 def _of_memfd(op: ops.MemfdOperation) -> str:
@@ -160,6 +164,8 @@ def _of_memfd(op: ops.MemfdOperation) -> str:
             mode = "|".join(name for name, is_set in named.items() if is_set) or "0"
             where = f"offset={op.offset:#x}, len={op.size:#x}"
             return f"fallocate({shown(op.name)}, {mode}, {where})"
+        case ops.ResizeGuestMemfd():
+            return f"ftruncate({shown(op.name)}, {op.size:#x})"
 
 
 def _of_internal_slots(op: ops.InternalOperation) -> str:
@@ -206,6 +212,8 @@ def _of_vm(op: ops.VmOperation) -> str:
         case ops.EnableCap():
             flags = f", flags={op.flags:#x}" if op.flags else ""
             return f"KVM_ENABLE_CAP(cap=KVM_CAP_{op.cap}{flags}, args[0]={op.argument:#x})"
+        case ops.SetNrMmuPages():
+            return f"KVM_SET_NR_MMU_PAGES({op.pages})"
         case ops.Lives():
             looking = ", looking at the kernel's memory" if op.watch == "kernel" else ""
             how = op.death.replace("-", " ")

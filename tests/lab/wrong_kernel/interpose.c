@@ -409,7 +409,7 @@ static void note_done(struct host_change *change)
     errno = error;
 }
 
-/* Finds out where the caller maps struct kvm_run. */
+/* Finds out where the caller maps struct kvm_run, which it does first. */
 void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t offset)
 {
     void *mapped;
@@ -426,7 +426,7 @@ void *mmap(void *address, size_t size, int protection, int flags, int fd, off_t 
     mapped = (void *)syscall(SYS_mmap, address, size, protection, flags, fd, offset);
     if (flags & MAP_FIXED && mapped != MAP_FAILED)
         note_done(&change);
-    if (mapped != MAP_FAILED && offset == 0 && in_tables(fd) && vcpus[fd])
+    if (mapped != MAP_FAILED && offset == 0 && in_tables(fd) && vcpus[fd] && !vcpus[fd]->run)
         vcpus[fd]->run = mapped;
     else
         wrong_mmap(fd, flags, size, &mapped);

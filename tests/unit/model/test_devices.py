@@ -5,9 +5,11 @@ import errno
 import pytest
 
 from tests.modelled import only
+from vmm.model.devices import RING_ENTRIES
 from vmm.model.model import Model
 from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Mmio, MmioKept, Ran, Refused
+from vmm.scenario.instructions import DATA_PORT
 from vmm.scenario.operations import (
     AnyOperation,
     CoalesceMmio,
@@ -15,6 +17,9 @@ from vmm.scenario.operations import (
     Instruction,
     IoEventFd,
     Mapping,
+    Place,
+    SetUserMemoryRegion,
+    Touch,
 )
 
 LOW, HIGH = bytes(range(1, 9)), bytes(range(9, 17))
@@ -103,3 +108,60 @@ def test_an_instruction_that_writes_more_than_once_is_not_known() -> None:
     made = Model((Mapping("a", 1),), Features(coalesced_mmio=True, ioeventfd=True))
     only(made, CoalesceMmio(0x100100, 16))
     assert made.allowed(Instruction("stos", 0x100100, 4, mode="long")) == ()
+
+
+OUTS = Instruction("outs", 0x1000, 2)
+DATA = CoalesceMmio(DATA_PORT, 4, pio=True)
+
+
+def out(*operations: AnyOperation, instruction: Instruction = OUTS) -> tuple[bytes, MmioKept]:
+    """Return what is sent to a port after some operations, and what was kept."""
+    made = Model((Mapping("a", 1),), FEATURES)
+    for operation in (SetUserMemoryRegion(1, 0x1000, 0x1000, Place("a")), *operations):
+        only(made, operation)
+    usual = made.allowed(instruction)[0]
+    assert isinstance(usual.outcome, Ran)
+    usual.adopt()
+    kept = only(made, CollectMmio()).outcome
+    assert isinstance(kept, MmioKept)
+    return usual.outcome.sent, kept
+
+
+def test_what_goes_to_a_coalesced_port_is_kept_as_such() -> None:
+    word = out()[0]
+    write = Mmio(DATA_PORT, True, word)
+    assert len(word) == 2
+    assert out(DATA) == (b"", MmioKept((write,), ports=(0,)))
+    assert out(DATA, DATA, OUTS) == (b"", MmioKept((write, write), ports=(0, 1)))
+    mmio = Touch(0x100100, "write", 4, value=1)
+    kept = Mmio(0x100100, True, bytes((1, 0, 0, 0)))
+    assert out(DATA, CoalesceMmio(0x100100, 8), mmio)[1] == MmioKept((kept, write), ports=(1,))
+
+
+@pytest.mark.parametrize(
+    "devices",
+    [
+        (CoalesceMmio(DATA_PORT, 1, pio=True),),
+        (CoalesceMmio(DATA_PORT, 4),),
+        (DATA, CoalesceMmio(DATA_PORT, 4, on=False, pio=True)),
+        (DATA, CoalesceMmio(DATA_PORT + 1, 1, on=False, pio=True)),
+    ],
+)
+def test_what_goes_to_another_port_exits(devices: tuple[CoalesceMmio, ...]) -> None:
+    assert out(*devices) == (out()[0], MmioKept())
+
+
+def test_where_ranges_of_ports_overlap_nothing_is_known() -> None:
+    made = Model((Mapping("a", 1),), FEATURES)
+    for each in (
+        *(SetUserMemoryRegion(1, 0x1000, 0x1000, Place("a")), DATA),
+        CoalesceMmio(DATA_PORT, 2, pio=True),
+    ):
+        only(made, each)
+    assert made.allowed(OUTS) == ()
+
+
+def test_a_port_exits_once_the_ring_is_full() -> None:
+    many = Instruction("rep-outs", 0x1000, 1, count=RING_ENTRIES + 3)
+    sent, kept = out(DATA, instruction=many)
+    assert (len(sent), len(kept.ports)) == (3, RING_ENTRIES)

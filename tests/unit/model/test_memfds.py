@@ -23,6 +23,7 @@ from vmm.scenario.operations import (
     Mapping,
     NewVm,
     Place,
+    ResizeGuestMemfd,
     Scenario,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -169,3 +170,11 @@ def test_file_has_one_mapping() -> None:
     operations = (MADE, SHOW, MapGuestMemfd("g", "second"))
     with pytest.raises(ScenarioError, match=r"\[2\]\.name: 'g' is shown by another mapping"):
         validate(Scenario("unsafe", operations, host))
+
+
+@pytest.mark.parametrize("size", [0, PAGE, 4 * PAGE, (1 << 63) - 1])
+def test_a_guest_memfd_keeps_its_size(size: int) -> None:
+    (choice,) = after(MADE).allowed(ResizeGuestMemfd("g", size))
+    assert (choice.outcome, choice.rule.name) == (Refused(errno.EINVAL), "guest-memfd-resize")
+    (choice,) = after(MADE, CloseGuestMemfd("g")).allowed(ResizeGuestMemfd("g", size))
+    assert choice.outcome == Refused(errno.EBADF)

@@ -21,6 +21,7 @@ FREE: tuple[AnyOperation, ...] = (
     ops.CloseGuestMemfd("f"),
     ops.MapGuestMemfd("f", "m"),
     ops.PunchGuestMemfd("f", 0, 0x1000),
+    ops.ResizeGuestMemfd("f", 0x1000),
 )
 BOUND: tuple[AnyOperation, ...] = (
     ops.SetUserMemoryRegion(1, 0x10000, 0x1000, Place("a")),
@@ -36,6 +37,8 @@ BOUND: tuple[AnyOperation, ...] = (
     ops.EnableCap("DISABLE_QUIRKS2", 0),
     ops.HarvestDirtyRing(),
     ops.ResetDirtyRings(),
+    ops.MapVcpuPages(),
+    ops.SetNrMmuPages(64),
     ops.CreateGuestMemfd("g", 0x1000),
     ops.SetMemoryAttributes(0, 0x1000),
     ops.Churn(3),

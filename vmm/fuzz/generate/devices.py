@@ -8,9 +8,11 @@ import msgspec
 from vmm.fuzz.generate.dice import Dice
 from vmm.fuzz.generate.looks import within_reach
 from vmm.fuzz.generate.pools import Pools
+from vmm.scenario.instructions import DATA_PORT
 from vmm.scenario.limits import GUEST_PORTS
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
+    REAL_MODE_END,
     AnyOperation,
     CoalesceMmio,
     CollectMmio,
@@ -61,7 +63,7 @@ class Devices:
         dice = self._dice
         gfn, what = dice.pick(self._pools.gfns), dice.random()
         if what < _PORTS_SHARE and self._pools.has_ports and self._ranges:
-            yield from self._ports()
+            yield from self._data_port() if dice.chance(0.5) else self._ports()
         elif what < 0.3:
             yield self._range(gfn) if gfn % 2 else self._event(gfn)
         elif what < 0.4:
@@ -98,6 +100,21 @@ class Devices:
         ports = _replace(self._dice.pick(self._ranges), pio=True, on=self._dice.chance(0.5))
         if ports.gpa >= GUEST_PORTS.stop:
             yield ports
+
+    def _data_port(self) -> Iterator[AnyOperation]:
+        """Yield a range at the port that outs writes to, writes there, and perhaps its end."""
+        dice = self._dice
+        made = CoalesceMmio(DATA_PORT, 4, pio=True)
+        yield made
+        gpa = dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES + 0x40
+        for _ in range(dice.between(1, 3)):
+            width = _TOUCHES[dice.pick((1, 2, 4))]
+            vcpu = dice.below(self._pools.vcpus)
+            if within_reach(gpa, width, self._pools.reach) and gpa < REAL_MODE_END:
+                yield Instruction("outs", gpa, width, vcpu=vcpu)
+        if dice.chance(0.5):
+            yield _replace(made, on=False)
+        yield CollectMmio()
 
     def _event(self, gfn: int) -> IoEventFd:
         dice = self._dice

@@ -6,7 +6,7 @@ turn into zeros, which the guest would run through for ever.
 """
 
 from collections.abc import Callable, Iterator
-from typing import get_args
+from typing import Literal, get_args
 
 import msgspec
 
@@ -24,6 +24,7 @@ from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
+    FIRST_RING_PAGE,
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     MEMFD_INIT_SHARED,
@@ -51,14 +52,17 @@ from vmm.scenario.operations import (
     Lives,
     MapGuestMemfd,
     Mapping,
+    MapVcpuPages,
     NewVm,
     Place,
     PreFaultMemory,
     PunchGuestMemfd,
     ResetDirtyRings,
+    ResizeGuestMemfd,
     SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
+    SetNrMmuPages,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
@@ -93,6 +97,9 @@ _LIVES = 0.08
 """Other VMs live and die that often in place of a switch: a life takes as long as a scenario."""
 
 _DEATHS: tuple[Death, ...] = get_args(Death)
+
+_MMU_PAGES = (0, 62, 64, 64, 100)
+"""About how many page tables KVM may have: less than 64 are too few."""
 
 _NOT_A_QUIRK = 1 << 62
 _BAD_RING_SIZES = (0, 2048, 4097, 12288, 1 << 31)
@@ -240,8 +247,8 @@ class Extras:
     def _harvest_all(self) -> Iterator[HarvestDirtyRing]:
         return (HarvestDirtyRing(vcpu) for vcpu in range(self._pools.vcpus))
 
-    def _odd_cap(self) -> EnableCap:
-        """Return an enabled capability with arguments that most kernels refuse.
+    def _odd_cap(self) -> EnableCap | SetNrMmuPages:
+        """Return an enabled capability with arguments that most kernels refuse, or another limit.
 
         Of ring sizes only the largest is valid: a small ring that nobody empties would overrun.
         """
@@ -255,6 +262,8 @@ class Extras:
             next_one = ~features.quirks & features.quirks + 1
             quirks = (0, offered, next_one, offered | next_one, _NOT_A_QUIRK)
             return EnableCap("DISABLE_QUIRKS2", dice.pick(quirks))
+        if what >= 0.9:
+            return SetNrMmuPages(dice.pick(_MMU_PAGES) + dice.below(3))
         most = max(features.dirty_ring_max_bytes, PAGE_SIZE_BYTES)
         sizes = (most, 2 * most, most + PAGE_SIZE_BYTES, most - PAGE_SIZE_BYTES, 1 << 32 | most)
         return EnableCap(dice.pick(_RING_CAPS), dice.pick((*sizes, *_BAD_RING_SIZES)))
@@ -269,6 +278,18 @@ class Extras:
             yield ResetDirtyRings()
         if dice.chance(0.03):
             yield EnableCap("DIRTY_LOG_RING", self._features.dirty_ring_bytes)
+        if dice.chance(0.05):
+            yield self._vcpu_mapping()
+
+    def _vcpu_mapping(self) -> MapVcpuPages:
+        """Return a mapping of pages of a vCPU's file, about the ends of its smallest ring."""
+        dice = self._dice
+        ring_pages = max(self._features.dirty_ring_bytes // PAGE_SIZE_BYTES, 1)
+        first = dice.pick((0, FIRST_RING_PAGE - 1, FIRST_RING_PAGE))
+        pages = dice.pick((1, 2, FIRST_RING_PAGE, ring_pages, ring_pages + 1))
+        sharing: Literal["shared", "private"] = "private" if dice.chance(0.5) else "shared"
+        vcpu = dice.below(self._pools.vcpus)
+        return MapVcpuPages(first, pages, sharing, dice.chance(0.3), vcpu)
 
     def _fill(self) -> Iterator[AnyOperation]:
         """Yield writes to more pages than a ring has entries, if there is a mapping for that."""
@@ -447,8 +468,11 @@ class Extras:
             yield MapGuestMemfd(_SHARED, SHOWN, "private" if dice.chance(0.5) else "shared")
         elif what < 0.4:
             yield self._convert()
-        elif what < 0.5:
+        elif what < 0.48:
             yield self._hole(dice.pick(list(self._files)))
+        elif what < 0.5:
+            size = dice.pick((*_FILE_PAGES, 0)) * PAGE_SIZE_BYTES
+            yield ResizeGuestMemfd(dice.pick(list(self._files)), size)
         else:
             yield self._bind(dice.pick(list(self._files)))
 

@@ -85,7 +85,7 @@ def _of_dirty_pages(op: ops.DirtyOperation) -> Iterator[str]:
             yield "manual_dirty_log"
         case ops.HarvestDirtyRing() | ops.ResetDirtyRings():
             yield "dirty_ring_bytes"
-        case ops.GetDirtyLog():
+        case ops.GetDirtyLog() | ops.MapVcpuPages():
             pass
         case _:
             assert_never(op)
@@ -99,7 +99,12 @@ def _of_memfd(op: ops.MemfdOperation) -> Iterator[str]:
                 yield "guest_memfd_mmap"
             if op.flags & ops.MEMFD_INIT_SHARED:
                 yield "guest_memfd_shared"
-        case ops.CloseGuestMemfd() | ops.MapGuestMemfd() | ops.PunchGuestMemfd():
+        case (
+            ops.CloseGuestMemfd()
+            | ops.MapGuestMemfd()
+            | ops.PunchGuestMemfd()
+            | ops.ResizeGuestMemfd()
+        ):
             pass  # The creation of the guest_memfd has the need.
         case _:
             assert_never(op)
@@ -153,7 +158,7 @@ def _of_vm(op: ops.VmOperation) -> Iterator[str]:
             yield "process_files"
         case ops.Churn():
             yield from ("process_files", *_OF_CHURN.get(op.what, ()))
-        case ops.NewVm() | ops.SwitchVm() | ops.CloseVm():
+        case ops.SetNrMmuPages() | ops.NewVm() | ops.SwitchVm() | ops.CloseVm():
             pass
         case _:
             assert_never(op)

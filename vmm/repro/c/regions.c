@@ -178,6 +178,13 @@ static int fallocate_guest_memfd(int fd, int mode, uint64_t offset, uint64_t siz
 {
 	return fallocate(fd, mode, offset, size) ? errno : SUCCESS;
 }
+/*@ resizememfd */
+
+/* ftruncate of a guest_memfd; 0 or an errno. */
+static int resize_guest_memfd(int fd, uint64_t size)
+{
+	return ftruncate(fd, size) ? errno : SUCCESS;
+}
 /*@ mapmemfd */
 
 /* Maps a guest_memfd over a reserved mapping, and fills it if it is shared; 0 or an errno. */

@@ -143,3 +143,17 @@ static struct vcpu *vcpu(unsigned number)
 	}
 	return &vcpus[number];
 }
+/*@ mapvcpu */
+
+/* Maps pages of a vCPU's file, and unmaps them; 0 or an errno. */
+static int map_vcpu_pages(unsigned cpu, uint64_t first_page, uint64_t pages, int protection,
+			  int flags)
+{
+	uint64_t size = pages * PAGE;
+	void *mapped = mmap(NULL, size, protection, flags, vcpu(cpu)->fd, first_page * PAGE);
+
+	if (mapped == MAP_FAILED)
+		return errno;
+	munmap(mapped, size);
+	return SUCCESS;
+}

@@ -56,7 +56,7 @@ static void expect_no_more_coalesced(void)
 }
 /*@ coalescedwrite */
 
-static void expect_coalesced(uint64_t gpa, unsigned length, const char *data)
+static void expect_coalesced(uint64_t gpa, unsigned length, const char *data, unsigned pio)
 {
 	struct kvm_coalesced_mmio_ring *ring = coalesced_ring();
 	struct kvm_coalesced_mmio *entry;
@@ -64,9 +64,9 @@ static void expect_coalesced(uint64_t gpa, unsigned length, const char *data)
 	if (!ring || ring->first == ring->last)
 		leave(WRONG, "a write to 0x%llx was not coalesced", (unsigned long long)gpa);
 	entry = &ring->coalesced_mmio[ring->first];
-	if (entry->pio)
-		leave(WRONG, "a write to 0x%llx was coalesced as one to a port",
-		      (unsigned long long)gpa);
+	if (entry->pio != pio)
+		leave(WRONG, "a write to 0x%llx was coalesced with pio=%u, expected %u",
+		      (unsigned long long)gpa, entry->pio, pio);
 	if (entry->phys_addr != gpa || entry->len != length || memcmp(entry->data, data, length))
 		leave(WRONG, "a write of %u bytes to 0x%llx was coalesced, expected %u to 0x%llx",
 		      entry->len, (unsigned long long)entry->phys_addr, length,
