@@ -18,6 +18,7 @@ from vmm.scenario.operations import (
     Instruction,
     NewVm,
     Scenario,
+    SetApicBase,
     SetIdentityMapAddr,
     SetTssAddr,
     Touch,
@@ -31,6 +32,7 @@ _APIC_GFN = 0xFEE00
 _IOAPIC = 0xFEC00000
 _APIC = _APIC_GFN << 12
 _HOLE = 0x20_0040
+_BASES = (0xFED0_0000, 0x20_0000)
 _TABLE_GFN = 0x1000
 _ACCESSES: tuple[Literal["read", "write"], ...] = ("read", "write")
 _WIDTHS: tuple[Literal[1, 2, 4], ...] = (1, 2, 4)
@@ -171,6 +173,13 @@ _IDENTITY_SCENARIOS = (
     ),
 )
 
+
+def _at_bases() -> tuple[Touch, ...]:
+    """Read registers where a local APIC may be moved to, and beside them."""
+    offsets = (-4, 0x30, 0x32, 0xFFC, 0x1000)
+    return tuple(Touch(base + offset) for base in _BASES for offset in offsets)
+
+
 _APIC_SCENARIOS = (
     _internal(
         "irqchip-before-and-after-a-vcpu",
@@ -272,6 +281,21 @@ _APIC_SCENARIOS = (
             for gpa in (_APIC - 0x40, _APIC - 2, _APIC + 0x40, _APIC + 0x1040)
         ),
         Inspect(),
+    ),
+    _internal(
+        "apic-page-moved",
+        "The registers of a local APIC are answered where its base says, without an exit, and "
+        "nowhere else.",
+        "__kvm_apic_set_base, apic_mmio_in_range",
+        CreateIrqchip(),
+        Slot(1, 0x100, at("a")).create(),
+        *_at_bases(),
+        SetApicBase(_BASES[0]),
+        *_at_bases(),
+        SetApicBase(_BASES[1]),
+        *_at_bases(),
+        read(0x100),
+        needs=("irqchip",),
     ),
     _internal(
         "apic-page-onto-a-slot",

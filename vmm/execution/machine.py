@@ -44,6 +44,7 @@ from vmm.scenario.operations import (
     PreFaultMemory,
     Race,
     Scenario,
+    SetApicBase,
     SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
@@ -195,7 +196,7 @@ class Machine:
         return self._cpu(op.vcpu).pre_fault(op)
 
     def set_up(
-        self, op: SetTssAddr | SetIdentityMapAddr | CreateIrqchip | CreateVcpu
+        self, op: SetTssAddr | SetIdentityMapAddr | CreateIrqchip | CreateVcpu | SetApicBase
     ) -> AnyOutcome:
         """Issue a call that may create internal slots."""
         try:
@@ -208,6 +209,9 @@ class Machine:
                     self.vm.create_irqchip()
                 case CreateVcpu():
                     self._new_vcpu(op.vcpu)
+                case SetApicBase():
+                    self._cpu(op.vcpu)
+                    self._vcpus[op.vcpu].set_apic_base(op.gpa)
         except KvmError as error:
             if error.request not in _SET_UP_CALLS:
                 raise  # It answers not the operation's own call, but one that comes with it.

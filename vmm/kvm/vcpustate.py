@@ -376,6 +376,23 @@ class VcpuState(Closing):
         events.smi.smm = inside
         raw.ioctl(self.fd, Ioctl.SET_VCPU_EVENTS, events)
 
+    def set_apic_base(self, gpa: int) -> None:
+        """Move the page of the vCPU's local APIC to a gpa. Raises `KvmError`.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.create_irqchip()
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.set_apic_base(0xfed00000)
+        ...     hex(vcpu.get_sregs().apic_base & -0x1000)
+        '0xfed00000'
+        """
+        sregs = self.get_sregs()
+        sregs.apic_base = gpa | sregs.apic_base % PAGE_SIZE_BYTES
+        self.set_sregs(sregs)
+        for each in self._mode_sregs or ():
+            each.apic_base = sregs.apic_base
+
     def send_smi(self) -> None:
         """Issue KVM_SMI: at the next `run` the vCPU enters system management mode.
 

@@ -17,12 +17,10 @@ APIC_PAGE = source(
     "vcpu_is_mmio_gpa",
 )
 
-_APIC_END = APIC_GPA + PAGE_SIZE_BYTES
 
-
-def is_apic_page(gpa: int, end: int) -> bool:
+def is_apic_page(gpa: int, end: int, base: int = APIC_GPA) -> bool:
     """Whether a range of gpas overlaps the APIC's page."""
-    return gpa < _APIC_END and end > APIC_GPA
+    return gpa < base + PAGE_SIZE_BYTES and end > base
 
 
 class AsEmulated:

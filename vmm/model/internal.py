@@ -19,6 +19,7 @@ from vmm.scenario.operations import (
     CreateIrqchip,
     CreateVcpu,
     InternalOperation,
+    SetApicBase,
     SetIdentityMapAddr,
     SetTssAddr,
     UnmapInternalSlots,
@@ -71,6 +72,13 @@ VCPU_ONCE = source(
     "kvm_vm_ioctl_create_vcpu",
 )
 
+APIC_BASE = source(
+    "apic-base",
+    "the registers of a local APIC in the kernel are where its base says: reading them does not "
+    "exit, and what is at its former gpas is reached again",
+    "Intel SDM vol. 3, 11.4.5; __kvm_apic_set_base, apic_mmio_read",
+)
+
 _LAST_TSS_GPA = (1 << 32) - TSS_PAGES * PAGE_SIZE_BYTES
 _APIC_PAGE, _TSS, _IDENTITY_MAP = "APIC page", "TSS", "identity map"
 
@@ -90,6 +98,8 @@ class InternalSlots:
         """Those that exist, by name."""
         self._unmapped = 0
         self._identity_gpa = IDENTITY_MAP_GPA
+        self.apic_bases: dict[int, int] = {}
+        """Where vCPUs have their local APICs, if not where they are at first."""
         self.irqchip = False
         """Whether the VM has in-kernel interrupt controllers."""
 
@@ -126,6 +136,8 @@ class InternalSlots:
                 return self._create_irqchip(op)
             case CreateVcpu():
                 return self._create_vcpu(op)
+            case SetApicBase():
+                return Allowed(Done(), APIC_BASE, partial(self._move_apic, op))
             case UnmapInternalSlots():
                 return self._unmap()
 
@@ -218,6 +230,15 @@ class InternalSlots:
 
     def _set_identity_gpa(self, gpa: int) -> None:
         self._identity_gpa = gpa or IDENTITY_MAP_GPA
+
+    def _move_apic(self, op: SetApicBase) -> None:
+        self.use_vcpu(op.vcpu)
+        if self.irqchip:
+            self.apic_bases[op.vcpu] = op.gpa
+
+    def apic_base(self, vcpu: int) -> int:
+        """Return the gpa of a vCPU's local APIC."""
+        return self.apic_bases.get(vcpu, APIC_GPA)
 
     def _add_irqchip(self) -> None:
         self.irqchip = True

@@ -339,7 +339,9 @@ class Model:
     def _is_unknown(self, race: ops.Race, clocks: Sequence[RaceClock]) -> bool:
         """Whether the model does not know what becomes of the VM's rings or devices in a race."""
         has_clocks_and_ring = bool(clocks) and self._vm.tracking.ring is not None
-        return has_clocks_and_ring or (self._vm.internal.irqchip and _meets_device(race))
+        internal = self._vm.internal
+        is_met = internal.irqchip and (bool(internal.apic_bases) or _meets_device(race))
+        return has_clocks_and_ring or is_met
 
     def _inspect(self) -> Allowed:
         hidden = self._backing.absent

@@ -16,7 +16,7 @@ from vmm.model.contents import Contents
 from vmm.model.devices import Devices, absorbed, sent
 from vmm.model.dirty import Tracking
 from vmm.model.instructions import outcomes
-from vmm.model.internal import InternalSlots
+from vmm.model.internal import APIC_BASE, InternalSlots
 from vmm.model.memfds import GUEST_MEMFD_OVERLAP, GuestMemfds
 from vmm.model.prefault import end_of, refusal
 from vmm.model.regions import HVA_USER, NO_MEMORY, Decision, Memslot, decide, refusal_by_argument
@@ -25,11 +25,12 @@ from vmm.model.rule import source
 from vmm.model.starts import Starts
 from vmm.model.userend import UserEnd
 from vmm.scenario.features import Features
-from vmm.scenario.history import Closed, Done, Refused, RingPages, Stopped
+from vmm.scenario.history import Closed, Done, Refused, RingPages, Stopped, Touched
 from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     CHURN_GFNS,
     GUEST_MEMFD,
+    PAGE_SIZE_BYTES,
     SMM,
     Churn,
     Execute,
@@ -123,6 +124,7 @@ class VmState:
             vcpu in self.tracking.vcpus
             and not (self.internal.slots or self.mmio.ranges or self.mmio.events)
             and not self.clocks.exist
+            and not self.internal.apic_bases
             and self._contents.knows_all
         )
 
@@ -147,6 +149,8 @@ class VmState:
         if self.internal.reached(op.vcpu, op.gpa, end - op.gpa):
             return ()
         accesses = self._accesses[op.as_id]
+        if self.internal.apic_bases and is_apic_page(op.gpa, end, self.internal.apic_base(op.vcpu)):
+            return self._registers(op)
         if isinstance(op, Touch):
             usual = accesses.touch(op)
         else:
@@ -155,9 +159,19 @@ class VmState:
             usual = inside_smm(usual)
         if not is_apic_page(op.gpa, end):
             return usual
-        if self.internal.irqchip:
+        if self.internal.irqchip and op.vcpu not in self.internal.apic_bases:
             return ()
         return either(usual, _outcomes(self._emulated[op.as_id], op))
+
+    def _registers(self, op: Touch | Sweep | Execute) -> tuple[Allowed, ...]:
+        """Return the outcomes of an access to registers of a local APIC: reads do not exit."""
+        base = self.internal.apic_base(op.vcpu)
+        if not isinstance(op, Touch) or op.access == "write" or op.gpa < base:
+            return ()
+        pieces = self._accesses[op.as_id].pieces(op.gpa, op.width)
+        if op.gpa + op.width > base + PAGE_SIZE_BYTES or any(p.kind != "hole" for p in pieces):
+            return ()
+        return (Allowed(Touched(0, (), (1 << 8 * op.width) - 1), APIC_BASE),)
 
     def start(self, op: Start) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of a start; none if they are unknown."""
@@ -179,6 +193,9 @@ class VmState:
             return ()
         accesses = self._accesses[op.as_id]
         irqchip = self.internal.irqchip
+        base = self.internal.apic_base(op.vcpu)
+        if irqchip and any(is_apic_page(gpa, gpa + length, base) for gpa, length in places):
+            return ()
         if not any(is_apic_page(gpa, gpa + length) for gpa, length in places):
             usual = outcomes(accesses, op, irqchip)
         elif irqchip or not (op.forced or any(map(partial(_is_hole, accesses), places))):

@@ -30,6 +30,7 @@ _NEEDS = {
     "code": ("real", "run"),
     "smm": ("vcpu",),
     "smi": ("vcpu",),
+    "apicbase": ("vcpu",),
     "mapvcpu": ("vcpu",),
     "smbase": ("setclock",),
     "value": ("end",),

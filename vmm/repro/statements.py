@@ -159,6 +159,9 @@ class Statements:
             case ops.CreateVcpu():
                 account.use("makevcpu")
                 return [account.checked(f"create_vcpu({op.vcpu})", step)]
+            case ops.SetApicBase():
+                account.use("apicbase")
+                return [f"set_apic_base({op.vcpu}, {unsigned(op.gpa)});"]
             case ops.UnmapInternalSlots():
                 account.use("unmapinternal")
                 numbers = [

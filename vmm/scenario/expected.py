@@ -51,6 +51,7 @@ _NoCall = (
     | ops.MapGuestMemfd
     | ops.PunchGuestMemfd
     | ops.ResizeGuestMemfd
+    | ops.SetApicBase
     | ops.UnmapInternalSlots
     | ops.CollectMmio
     | ops.SetClockMsr  # KVM_SET_MSRS returns how many MSRs were set.

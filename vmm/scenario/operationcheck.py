@@ -185,6 +185,12 @@ class OperationChecker:
                 return "" if self._vcpus == 1 else ": $.vcpus must be 1, others would wait"
             case ops.CreateVcpu():
                 return self._vcpu(op.vcpu)
+            case ops.SetApicBase():
+                if op.gpa % PAGE_SIZE_BYTES or not 0 <= op.gpa < REAL_MODE_END:
+                    return ".gpa: a page below 4 GiB is needed"
+                if op.gpa in self._guest_gpas:
+                    return ".gpa: the guest's own memory is there; move $.guest.gpa"
+                return self._vcpu(op.vcpu)
             case ops.UnmapInternalSlots():
                 return ""
 

@@ -84,6 +84,7 @@ from vmm.scenario.vm_operations import (
     Lives as Lives,
     NewVm as NewVm,
     PreFaultMemory as PreFaultMemory,
+    SetApicBase as SetApicBase,
     SetIdentityMapAddr as SetIdentityMapAddr,
     SetNrMmuPages as SetNrMmuPages,
     SetTssAddr as SetTssAddr,

@@ -145,6 +145,18 @@ class CreateVcpu(Operation, frozen=True, tag="create_vcpu", gc=False):
     vcpu: int = 0
 
 
+class SetApicBase(Operation, frozen=True, tag="set_apic_base", gc=False):
+    """KVM_SET_SREGS: the page of a vCPU's local APIC is at ``gpa`` from then on.
+
+    >>> from vmm import operations
+    >>> operations.SetApicBase(0xfed00000).vcpu
+    0
+    """
+
+    gpa: Hex
+    vcpu: int = 0
+
+
 class UnmapInternalSlots(Operation, frozen=True, tag="unmap_internal_slots", gc=False):
     """The host unmaps the memory of every internal slot.
 
@@ -206,7 +218,7 @@ class CloseVm(Operation, frozen=True, tag="close_vm", gc=False):
 
 
 InternalOperation = (
-    SetTssAddr | SetIdentityMapAddr | CreateIrqchip | CreateVcpu | UnmapInternalSlots
+    SetTssAddr | SetIdentityMapAddr | CreateIrqchip | CreateVcpu | SetApicBase | UnmapInternalSlots
 )
 """Operations that may create internal slots, or unmap their memory."""
 

@@ -178,6 +178,8 @@ def _of_internal_slots(op: ops.InternalOperation) -> str:
             return "KVM_CREATE_IRQCHIP()"
         case ops.CreateVcpu():
             return f"KVM_CREATE_VCPU({op.vcpu})"
+        case ops.SetApicBase():
+            return f"{_vcpu(op.vcpu)}: KVM_SET_SREGS(apic_base={op.gpa:#x})"
         case ops.UnmapInternalSlots():
             return "munmap on the memory of all internal slots"
 

@@ -1,6 +1,7 @@
 """The model of internal slots: what is in their way, in whose way they are, and when they come."""
 
 import errno
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tests.ideal import FEATURES
 from vmm.model.model import Model
 from vmm.scenario.features import Features
-from vmm.scenario.history import AnyOutcome, Closed, Done, Inspected, Ran, Refused
+from vmm.scenario.history import AnyOutcome, Closed, Done, Inspected, Mmio, Ran, Refused, Touched
 from vmm.scenario.operations import (
     AnyOperation,
     CloseVm,
@@ -19,11 +20,16 @@ from vmm.scenario.operations import (
     Mapping,
     NewVm,
     Place,
+    Scenario,
+    SetApicBase,
     SetIdentityMapAddr,
     SetTssAddr,
     SetUserMemoryRegion,
+    Sweep,
     Touch,
 )
+from vmm.scenario.problem import ScenarioError
+from vmm.scenario.validate import validate
 
 TSS = 0xFFF0_0000
 IDENTITY_MAP = 0xFFFB_C000
@@ -195,3 +201,49 @@ def test_what_an_apic_answers_is_unknown() -> None:
         model.allowed(operation)[0].adopt()
     assert model.allowed(Touch(APIC)) == ()
     assert model.allowed(Instruction("store", APIC, forced=True)) == ()
+
+
+def with_an_apic_at(*bases: int) -> Model:
+    model = Model((Mapping("a", 8),), NONE)
+    moves: Iterator[AnyOperation] = map(SetApicBase, bases)
+    for operation in (CreateIrqchip(), slot(0x1000), *moves):
+        (choice,) = model.allowed(operation)
+        assert choice.outcome == Done()
+        choice.adopt()
+    return model
+
+
+@pytest.mark.parametrize("offset", [0, 0x32, 0xFFC])
+def test_the_registers_of_an_apic_are_where_its_base_says(offset: int) -> None:
+    (choice,) = with_an_apic_at(0x20_0000).allowed(Touch(0x20_0000 + offset))
+    assert choice.rule.name == "apic-base"
+    assert choice.outcome.admits(Touched(0x50014))
+    assert not choice.outcome.admits(Touched(0, (Mmio(0x20_0000 + offset, False, b"1234"),)))
+
+
+@pytest.mark.parametrize("gpa", [APIC, APIC + 0x30, 0x20_0000, 0x20_0030])
+def test_where_an_apic_was_is_a_hole_again(gpa: int) -> None:
+    made = with_an_apic_at(0x20_0000, 0x30_0000)
+    assert [choice.rule.name for choice in made.allowed(Touch(gpa))] == ["hole"]
+
+
+@pytest.mark.parametrize(
+    "met",
+    [
+        *(Touch(0x20_0080, "write"), Touch(0x1F_FFFE), Touch(0x20_0FFE)),
+        *(Sweep(0x20_0000, 4), Instruction("store", 0x20_0080)),
+    ],
+    ids=lambda op: type(op).__name__,
+)
+def test_what_else_meets_a_moved_apic_is_unknown(met: AnyOperation) -> None:
+    assert with_an_apic_at(0x20_0000).allowed(met) == ()
+
+
+def test_what_an_apic_over_a_slot_answers_is_unknown() -> None:
+    assert with_an_apic_at(0x1000).allowed(Touch(0x1030)) == ()
+
+
+@pytest.mark.parametrize("gpa", [0x1001, 1 << 32, -0x1000, 0xFFFF_0000])
+def test_where_no_apic_may_be_is_named(gpa: int) -> None:
+    with pytest.raises(ScenarioError, match=r"\$\.operations\[0\]\.gpa: "):
+        validate(Scenario("apic", (SetApicBase(gpa),)))

@@ -46,6 +46,7 @@ BOUND: tuple[AnyOperation, ...] = (
     ops.SetIdentityMapAddr(0x10000),
     ops.CreateIrqchip(),
     ops.CreateVcpu(),
+    ops.SetApicBase(0x20000),
     ops.UnmapInternalSlots(),
     ops.PreFaultMemory(0, 0x1000),
     ops.CoalesceMmio(0x1000, 0x1000),

@@ -120,7 +120,7 @@ def _of_internal_slots(op: ops.InternalOperation) -> Iterator[str]:
             yield from ("irqchip", "internal_apic")
         case ops.UnmapInternalSlots():
             yield "process_files"
-        case ops.CreateVcpu():
+        case ops.CreateVcpu() | ops.SetApicBase():
             pass
         case _:
             assert_never(op)

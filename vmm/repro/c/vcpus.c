@@ -157,3 +157,12 @@ static int map_vcpu_pages(unsigned cpu, uint64_t first_page, uint64_t pages, int
 	munmap(mapped, size);
 	return SUCCESS;
 }
+/*@ apicbase */
+
+/* Moves the page of a vCPU's local APIC: takes effect with the mode of the next guest. */
+static void set_apic_base(unsigned cpu, uint64_t gpa)
+{
+	struct kvm_sregs *reset = &vcpu(cpu)->reset;
+
+	reset->apic_base = gpa | (reset->apic_base & 0xfff);
+}
