@@ -196,6 +196,10 @@ class Model:
             return vm.by_vcpu(operation.vcpu, vm.clocks.allowed(operation))
         return self._of_vm(operation)
 
+    def why_unknown(self, operation: AnyOperation) -> str:
+        """Return why an operation has no known outcome; "" if there is no more to say."""
+        return self._vm.why_unknown(operation) if isinstance(operation, ops.Start) else ""
+
     def _by_host(self, op: ops.HostWrite | ops.ChangeHostMemory) -> Allowed:
         match op:
             case ops.HostWrite():

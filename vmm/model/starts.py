@@ -62,6 +62,7 @@ SMM_ENTERED = source(
     "api.rst 4.96; enter_smm, emulator_leave_smm; Intel SDM vol. 3, 32.4",
 )
 
+_NO_PROGRAM = "its code is none of the scenario's programs: something was written over it"
 _WORD = 4
 _LONGEST = max(STUB_LENGTH, PROGRAM_BYTES)
 _LAST_OFFSET = PAGE_SIZE_BYTES - _LONGEST
@@ -79,6 +80,8 @@ class Starts:
         self._memory = GuestMemory(accesses, contents, internal)
         self._tables = self._memory.tables
         self._transfers = Transfers(self._memory)
+        self._noted: list[str] | None = None
+        """Why an outcome is unknown, while that is asked for."""
 
     def outcomes(self, op: Start, smm: Accesses | None = None) -> _Outcomes:
         """Return the allowed outcomes of a start; none if they are unknown.
@@ -86,7 +89,7 @@ class Starts:
         ``smm`` is what a vCPU sees in SMM.
         """
         if self._internal.irqchip:
-            return ()
+            return self._unknown("an interrupt controller of the kernel's may interrupt it")
         if op.smi:
             return () if smm is None else self._after_an_smi(op, smm)
         if op.tables is None:
@@ -94,6 +97,19 @@ class Starts:
         walk = self._tables.walk(op.tables, op.address, write=False)
         found = self._fault(op, walk) or self._at_code(op, walk.gpa, (walk,))
         return tuple(map(partial(self._after_walks, op, op.tables), found))
+
+    def why_unknown(self, op: Start, smm: Accesses | None = None) -> str:
+        """Return why a start has no known outcome."""
+        self._noted = []
+        self.outcomes(op, smm)
+        noted, self._noted = self._noted, None
+        return noted[-1] if noted else "what its page tables, code or data come to is not settled"
+
+    def _unknown(self, why: str) -> _Outcomes:
+        """Return no outcome, and note why."""
+        if self._noted is not None:
+            self._noted.append(why)
+        return ()
 
     def _after_walks(self, op: Start, tables: int, allowed: Allowed) -> Allowed:
         """Return an outcome that, if the vCPU stops, may have walked to any of its addresses.
@@ -226,7 +242,7 @@ class Starts:
         if op.tables is None and code.startswith(FAR_CALL) and op.interrupts is not None:
             return self._transfers.far_call(op, code)
         if op.tables is None:
-            return ()
+            return self._unknown(_NO_PROGRAM)
         return self._at_program(op, piece, code, walks)
 
     def _at_program(
@@ -243,7 +259,7 @@ class Starts:
             return self._remap(op, addresses, piece, walks)
         if (address := copied_by(code)) is not None:
             return self._copy(op, address, piece, walks)
-        return ()
+        return self._unknown(_NO_PROGRAM)
 
     def _load(self, op: Start, code: Piece, walks: tuple[Walk, ...]) -> _Outcomes:
         found = self._data(op, write=False)
@@ -291,7 +307,8 @@ class Starts:
         if any(walk.reads_only for walk in (*before, *after)):
             return ()
         pieces = tuple(piece for each in found for piece in each.pieces)
-        if any(_share_a_page(at.pieces[0], piece) for piece in pieces):
+        changed = (*at.pieces, *(each.entry for walk in (*before, *after) for each in walk.updates))
+        if any(_overlap(each, piece) for each in changed for piece in pieces):
             return ()
         answer = int.from_bytes(self._accesses.read(found[-1].pieces), "little")
         exits = joined(mmio for each in found for mmio in exits_of(each.pieces))
@@ -307,6 +324,7 @@ class Starts:
             return None
         pieces = tuple(piece for each in found for piece in each.pieces)
         if any(leaves_memory(piece, write=True) for piece in pieces):
+            self._unknown("it changes its page tables where it cannot write")
             return None
         first = pieces[0]
         for n, piece in enumerate(pieces):
@@ -432,6 +450,11 @@ def _share_a_page(one: Piece, other: Piece) -> bool:
     return one.mapping == other.mapping and (
         one.offset // PAGE_SIZE_BYTES == other.offset // PAGE_SIZE_BYTES
     )
+
+
+def _overlap(one: Piece, other: Piece) -> bool:
+    begin, end = other.offset, other.offset + other.length
+    return one.mapping == other.mapping and one.offset < end and begin < one.offset + one.length
 
 
 def _with_exits(exits: tuple[Mmio, ...], outcome: AnyOutcome) -> AnyOutcome:

@@ -177,9 +177,19 @@ class VmState:
         """Return the allowed outcomes of a start; none if they are unknown."""
         if op.as_id >= len(self.spaces) or (self._contents.is_blurred and op.tables is not None):
             return ()
-        smm = self._accesses[SMM] if op.smi and self._features.smm else None
-        usual = self._before_slots(self._starts[op.as_id].outcomes(op, smm))
+        usual = self._before_slots(self._starts[op.as_id].outcomes(op, self._in_smm(op)))
         return inside_smm(usual) if op.as_id == SMM else usual
+
+    def why_unknown(self, op: Start) -> str:
+        """Return why a start has no known outcome."""
+        if op.as_id >= len(self.spaces):
+            return "there is no such address space"
+        if self._contents.is_blurred and op.tables is not None:
+            return "what its page tables hold is not known"
+        return self._starts[op.as_id].why_unknown(op, self._in_smm(op))
+
+    def _in_smm(self, op: Start) -> Accesses | None:
+        return self._accesses[SMM] if op.smi and self._features.smm else None
 
     def _before_slots(self, allowed: tuple[Allowed, ...]) -> tuple[Allowed, ...]:
         """Return outcomes, with ENOSPC added if the VM has never had a slot."""

@@ -44,14 +44,14 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
     lines: list[Text] = []
     if verdict.difference is not None:
         lines += _title(checked, verdict.reason, width)
-        if checked.issue is not None and verdict.status is Status.KNOWN:
-            lines += _field("evidence", [checked.issue.evidence], width)
+        lines += _evidence(checked, width)
         lines += _difference(checked.scenario, verdict.difference, width)
     elif verdict.status is Status.INTERNAL_ERROR:
         lines += _title(checked, "this program failed, which says nothing about the kernel", width)
         lines += _field("traceback", verdict.reason.removeprefix(HARNESS).splitlines(), None)
     elif verdict.status is not Status.PASSED:
         lines += _title(checked, verdict.reason, width)
+        lines += _evidence(checked, width)
         if verdict.reason.startswith(f"{DIED}SIGKILL"):
             why = "for want of memory (the kernel's log names what the OOM killer ended)"
             lines += _field("perhaps", [why], width)
@@ -64,6 +64,13 @@ def scenario_report(checked: Checked, again: str, width: int | None) -> list[Tex
     if lines and verdict.status is not Status.SKIPPED:
         lines += _field("again", [again], width)
     return lines
+
+
+def _evidence(checked: Checked, width: int | None) -> list[Text]:
+    """Return how a known issue was found out; nothing if there is none."""
+    if checked.issue is None or checked.verdict.status is not Status.KNOWN:
+        return []
+    return list(_field("evidence", [checked.issue.evidence], width))
 
 
 def headline(checked: Checked, width: int | None) -> list[Text]:

@@ -312,7 +312,7 @@ class Judgement:
         elif isinstance(event.outcome, Raced):
             self._unknown = "the model does not know which memory the guests of this race reach"
         else:
-            self._unknown = f"the model does not know: {words.operation(event.operation)}"
+            self._unknown = self._not_known(event.operation)
         return followed.fits
 
     def _compare(self, event: Event, followed: Followed) -> None:
@@ -328,6 +328,12 @@ class Judgement:
             f"(by {followed.chosen.rule.name})"
         )
 
+    def _not_known(self, operation: AnyOperation) -> str:
+        """Return the reason of a verdict on what the model does not know."""
+        why = self._model.why_unknown(operation)
+        what = words.operation(operation)
+        return f"the model does not know: {what}{f' ({why})' if why else ''}"
+
     def _set_up_refused(self, event: Event, outcome: SetUpRefused) -> None:
         observed = outcomewords.outcome(outcome, self._mappings)
         if outcome.errno in KERNEL_SHORT:
@@ -335,7 +341,7 @@ class Judgement:
             return
         if isinstance(event.operation, GuestOperation) and not self.allowed(event.operation):
             # What the guest did may be why, as an SMI whose state finds no memory.
-            self._unknown = f"the model does not know: {words.operation(event.operation)}"
+            self._unknown = self._not_known(event.operation)
             return
         self._difference = Difference(
             self._events,

@@ -14,6 +14,8 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Touch,
 )
+from vmm.verdict.judge import Status
+from vmm.verdict.known.issue import KnownIssue
 from vmm.verdict.result import judged
 
 SLOT = SetUserMemoryRegion(1, 0x100_000, 0x1000, Place("a"))
@@ -41,3 +43,13 @@ def test_the_hosts_last_change_is_named_where_a_slot_shows_what_was_there_before
     assert step(SLOT, UNMAPPED, READ)[1:] == [after]
     assert step(SLOT, UNMAPPED, SetUserMemoryRegion(2), READ)[1:] == [after]
     assert step(SLOT, UNMAPPED, SetUserMemoryRegion(1), READ)[1:] == []
+
+
+def test_how_a_known_hang_was_found_out_is_said() -> None:
+    history = ideal_history(Scenario("a-scenario", (SLOT,), (Mapping("a", 1),), survey="none"))
+    found = judged(history)
+    verdict = msgspec.structs.replace(found.verdict, status=Status.KNOWN, reason="it hangs")
+    issue = KnownIssue("x", "", frozenset(), "what", "Linux 6.18 does not come back", hangs=True)
+    found = msgspec.structs.replace(found, verdict=verdict, issue=issue)
+    lines = [line.plain.split() for line in scenario_report(found, "", None)]
+    assert ["evidence", *issue.evidence.split()] in lines
