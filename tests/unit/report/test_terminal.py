@@ -1,5 +1,7 @@
 """What a terminal is told of a difference, beyond what the formats' tests see."""
 
+import dataclasses
+
 import msgspec
 
 from tests.ideal import ideal_history
@@ -50,6 +52,6 @@ def test_how_a_known_hang_was_found_out_is_said() -> None:
     found = judged(history)
     verdict = msgspec.structs.replace(found.verdict, status=Status.KNOWN, reason="it hangs")
     issue = KnownIssue("x", "", frozenset(), "what", "Linux 6.18 does not come back", hangs=True)
-    found = msgspec.structs.replace(found, verdict=verdict, issue=issue)
+    found = dataclasses.replace(found, verdict=verdict, issue=issue)
     lines = [line.plain.split() for line in scenario_report(found, "", None)]
     assert ["evidence", *issue.evidence.split()] in lines
