@@ -55,6 +55,7 @@ _MOST_OF_A_TITLE = 150
 _MAIL_COLUMNS = 75
 _ARGUMENTS = re.compile(r"\([^()]*\)")
 _PLACES = re.compile(r" (?:at|from) gpa 0x[0-9a-f]+")
+_EXPECTED = re.compile(r" instead of .*")
 _KINDS = {
     "anonymous": "anonymous memory",
     "shared": "shared anonymous memory",
@@ -235,7 +236,7 @@ def mail(title: str, summary: str, parts: Sequence[Section]) -> str:
 def _mail_subject(title: str) -> str:
     """Return a title that fits a line; arguments and places, which the text has, go first."""
     text = f"[BUG] KVM: {title}"
-    for needless, instead in (_ARGUMENTS, "()"), (_PLACES, ""):
+    for needless, instead in (_ARGUMENTS, "()"), (_PLACES, ""), (_EXPECTED, ""):
         if len(text) > _MAIL_COLUMNS:
             text = needless.sub(instead, text)
     return textwrap.shorten(text, _MAIL_COLUMNS, placeholder=" ...")

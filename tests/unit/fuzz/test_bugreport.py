@@ -369,6 +369,10 @@ def test_a_mail_has_a_subject_and_short_lines() -> None:
             "after fallocate(f, PUNCH_HOLE, offset=0x0), read at gpa 0x1000 meets wrong memory",
             "after fallocate(), read at gpa 0x1000 meets wrong memory",
         ),
+        (
+            "after delete of slot 1, KVM_GET_DIRTY_LOG(slot=1): ENOENT instead of dirty pages {}",
+            "after delete of slot 1, KVM_GET_DIRTY_LOG(): ENOENT",
+        ),
         ("read of " + "word " * 20, "read of " + "word " * 10 + "..."),
     ],
 )
