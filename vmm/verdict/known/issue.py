@@ -8,6 +8,7 @@ from typing import NamedTuple
 from vmm.host.health import Problem
 from vmm.model.rule import Rule
 from vmm.scenario.endings import ENDLESS, HUNG
+from vmm.scenario.history import Header
 from vmm.scenario.operations import AnyOperation, Scenario
 from vmm.verdict.judge import Verdict
 
@@ -105,6 +106,9 @@ class Known(NamedTuple):
 
     Only a scenario with an operation of one of the ``kinds`` can meet it, and only on a host whose
     two-dimensional paging is in the state ``tdp``, "on" or "off" (empty: either).
+
+    An issue that any scenario may meet is ``everywhere``: it depends on the header of a history, of
+    which this says whether its host may have it. It is expected of none.
     """
 
     issue: KnownIssue
@@ -112,6 +116,7 @@ class Known(NamedTuple):
     meets: Callable[[Scenario], bool]
     shows_at: Callable[[Scenario, int, AnyOperation], bool]
     tdp: str = ""
+    everywhere: Callable[[Header], bool] | None = None
 
     def concerns(self, host: Mapping[str, str]) -> bool:
         """Whether a host has the issue, or may have it."""

@@ -22,7 +22,11 @@ def issues_met(
     ``host`` is what a history says of the host; its ``vendor`` is the module under /sys/module that
     runs its guests.
     """
-    possible = [known for known in KNOWN if known.concerns(host) and among(known.issue)]
+    possible = [
+        known
+        for known in KNOWN
+        if not known.everywhere and known.concerns(host) and among(known.issue)
+    ]
     kinds = frozenset(map(type, scenario.operations)) if possible else frozenset()
     return tuple(
         known.issue
@@ -54,6 +58,7 @@ def weighed(verdict: Verdict, history: History) -> tuple[Verdict, KnownIssue | N
             issue.is_seen_in(verdict)
             and not (emulates and issue.natively)
             and known.concerns(host)
+            and (known.everywhere is None or known.everywhere(history.header))
             and known.shows_at(scenario, *place)
             and known.meets(scenario)
         ):
