@@ -45,6 +45,9 @@ _REST = re.compile(r"[^(]*\)\s+=\s|\s*=\s+(?:-?\d|0x)")
 
 _TWO_RESULTS = re.compile(r"\)\s+=\s.*\s=\s")
 
+_TORN_NAME = re.compile(r"(?:\d+ +)?(?:[a-z_]+\d+ +[a-z_]\w*|octl|ctl|tl|l)\(")
+"""Matches a call whose name has lost its beginning, or its end and the next line's beginning."""
+
 _MOST_WRAPPED = 8
 _NOTICE = re.compile(r"strace: Process \d+ (?:attached|detached)$")
 
@@ -65,6 +68,8 @@ def _is_torn(line: str) -> bool:
 
     Strings may hold anything, and so may what other programs have written between the calls.
     """
+    if _TORN_NAME.match(line) is not None:
+        return True
     if "= " not in line or '"' in line or "resumed>" in line or "<unfin" in line:
         return False
     if line.count(" = ") > 1 and _TWO_RESULTS.search(line) is not None:

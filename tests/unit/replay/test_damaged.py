@@ -194,6 +194,9 @@ def test_other_languages_are_text(tmp_path: Path) -> None:
         "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_PIT2) = 0 = 0",
         "7 ioctl(8, KVM_CREATE_DEVICE, KVM_flags=0, memory_size=655360}) = 0",
         "7 7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_PIT2) = 1",
+        "7 ioct9 madvise(0x562cb665f000, 4096, MADV_DONTNEED) = 0",
+        "7 ioct9 futex(0x7ffd, FUTEX_WAKE_PRIVATE, 1) = 0",
+        "ctl(12, TCGETS, 0x7ffd) = 0",
     ],
 )
 def test_a_line_that_is_torn_leaves_a_doubt(line: str) -> None:
