@@ -2,8 +2,9 @@
 
 Most scenarios mix region calls and looks at memory; some begin with a crowd of slots; some have
 another subject besides (``extras.py``); some are mutations of curated scenarios; a few are races
-(``races.py``). Churning slots are left to curated scenarios, since they need time and quantity.
-Short scenarios show a difference plainly, long ones reach states that take many steps.
+(``races.py``), and in a few no guest has a slot (``bare.py``). Churning slots are left to curated
+scenarios, since they need time and quantity. Short scenarios show a difference plainly, long ones
+reach states that take many steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from dataclasses import replace
 
 from kvm_abi.uapi import DirtyLogManual
 from vmm.fuzz.generate import pools
+from vmm.fuzz.generate.bare import without_a_guest
 from vmm.fuzz.generate.calls import Calls
 from vmm.fuzz.generate.dice import Dice
 from vmm.fuzz.generate.extras import Extras
@@ -41,6 +43,7 @@ _PRIVATE = 0.6
 """The share of private-memory VMs, of those that bind guest_memfds, if the kernel has both."""
 _MORE_PRIVATE = 0.05
 _LARGE = 0.03
+_BARE = 0.03
 _MORE_DEVICES, _MORE_HIGH_DEVICES = 0.1, 0.3
 """Devices are looked at more often than other newer subjects: only there are they looked at."""
 _CROWDS = 0.05
@@ -73,6 +76,8 @@ def generate(seed: int, features: Features, bases: Sequence[Scenario] = ()) -> S
         made = _composed(dice, features, drawn, name)
     if features.sw_protected and "memfds" in drawn.subjects and odd.chance(_PRIVATE):
         made = with_private_memory(odd, made)
+    elif not drawn.subjects and odd.chance(_BARE):
+        made = without_a_guest(made)
     return certain(made, features)
 
 
