@@ -1,7 +1,8 @@
 """How the running kernel keeps memslots: a sorted array (to Linux 5.16), or trees (since 5.17).
 
-Only pictures depend on it: both make the same promises. The kernel's own type information (BTF)
-says which; without BTF we guess from the version, which a kernel with backports may belie.
+Pictures depend on it, and a known issue; both make the same promises. The kernel's own type
+information (BTF) says which; without BTF we guess from the version, which a kernel with backports
+may belie.
 """
 
 import re

@@ -18,6 +18,8 @@ NOT_BACK = (HUNG, ENDLESS)
 UNKNOWN_VENDOR = "unknown"
 """The vendor in the history of a host on which nobody can tell which module runs its guests."""
 
+_RELEASE = re.compile(r"(\d+)\.(\d+)")
+
 _WARNED = re.compile(r"the kernel is newly tainted \(W: [^;]*\)|warn_count went from \d+ to \d+")
 """What the taint and warning counters say of a warning, besides its text in the kernel log."""
 
@@ -107,6 +109,9 @@ class Known(NamedTuple):
     Only a scenario with an operation of one of the ``kinds`` can meet it, and only on a host whose
     two-dimensional paging is in the state ``tdp``, "on" or "off" (empty: either).
 
+    A kernel that is older than ``since`` (its first two numbers) does not have it, nor one that is
+    not older than ``before``; a kernel whose release nobody knows may.
+
     An issue that any scenario may meet is ``everywhere``: it depends on the header of a history, of
     which this says whether its host may have it. It is expected of none.
     """
@@ -117,8 +122,13 @@ class Known(NamedTuple):
     shows_at: Callable[[Scenario, int, AnyOperation], bool]
     tdp: str = ""
     everywhere: Callable[[Header], bool] | None = None
+    since: tuple[int, int] = (0, 0)
+    before: tuple[int, int] = (1 << 16, 0)
 
     def concerns(self, host: Mapping[str, str]) -> bool:
         """Whether a host has the issue, or may have it."""
         state = host.get("tdp", "unknown").partition(" ")[0]
+        release = _RELEASE.match(host.get("kernel", ""))
+        if release and not self.since <= (int(release[1]), int(release[2])) < self.before:
+            return False
         return self.issue.concerns(host) and (not self.tdp or state in (self.tdp, "unknown"))

@@ -668,11 +668,16 @@ def test_memory_of_internal_slots_is_left_only_where_slots_are_in_an_array(
 
 
 @pytest.mark.parametrize(
-    ("nth", "status"),
-    [(0, Status.KNOWN), (1, Status.DIFFERS), (2, Status.DIFFERS), (3, Status.KNOWN)],
+    ("nth", "kernel", "status"),
+    [
+        *((0, "6.1.0-57-amd64", Status.KNOWN), (1, "6.1.0", Status.DIFFERS)),
+        *((2, "6.1.0", Status.DIFFERS), (3, "6.1.0", Status.KNOWN)),
+        *((0, "6.12.118", Status.DIFFERS), (0, "5.10.262", Status.DIFFERS)),
+        *((0, "7.2", Status.DIFFERS), (0, "", Status.KNOWN)),
+    ],
 )
 def test_a_system_time_is_kept_only_where_one_reached_into_the_next_page(
-    nth: int, status: Status
+    nth: int, kernel: str, status: Status
 ) -> None:
     whole = ideal_history(curated("clocks-system-time-reaches-beyond-its-slot", EVERYTHING))
     events = list(whole.events)
@@ -680,7 +685,9 @@ def test_a_system_time_is_kept_only_where_one_reached_into_the_next_page(
     was = events[pauses[nth]].outcome
     turned = Refused(22) if was == Done() else Done()
     events[pauses[nth]] = msgspec.structs.replace(events[pauses[nth]], outcome=turned)
-    history = msgspec.structs.replace(whole, events=tuple(events))
+    host = {**whole.header.host, "kernel": kernel}
+    header = msgspec.structs.replace(whole.header, host=host)
+    history = msgspec.structs.replace(whole, header=header, events=tuple(events))
     assert judged(history).verdict.status is status
 
 
