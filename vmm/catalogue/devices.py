@@ -237,6 +237,20 @@ SCENARIOS = (
         *_writes(4),
     ),
     _scenario(
+        "ranges-that-contain-the-same",
+        "Unregistering what several registered ranges contain ends all of these, in whichever "
+        "order they came.",
+        "kvm_vm_ioctl_unregister_coalesced_mmio",
+        *(_zone(0, 4), _zone(1, 1), _zone(6, 1), _zone(1, 1, on=False)),
+        *_writes(1),
+        _write(6 * PAGE_SIZE_BYTES, 4, 1),
+        CollectMmio(),
+        *(_zone(2, 1), _zone(1, 2), _zone(0, 4), _zone(2, 1, on=False)),
+        *_writes(2),
+        *(_zone(0, 4), _zone(0, 4), _zone(0, 4, on=False)),
+        *_writes(3),
+    ),
+    _scenario(
         "ranges-of-ports-and-of-gpas",
         "A coalesced range of ports and one of gpas with the same numbers are two: each begins and "
         "ends alone.",
@@ -420,8 +434,10 @@ SCENARIOS = (
     ),
     _scenario(
         "a-thousand-ranges",
-        "A VM has room for a thousand coalesced ranges; one more is ENOSPC, until one has ended.",
-        "kvm_io_bus_register_dev: NR_IOBUS_DEVS",
+        "A VM has room for a thousand coalesced ranges; one more is ENOSPC, until one has ended. "
+        "An ioeventfd that was there before makes no more room.",
+        "kvm_io_bus_register_dev: NR_IOBUS_DEVS; kvm_deassign_ioeventfd_idx",
+        *(_event(), _event(on=False)),
         *(CoalesceMmio(_GPA + 8 * number, 4) for number in range(_MOST_RANGES)),
         _zone(8, 1),
         *(_write(8 * number, 4, 2) for number in (0, _MOST_RANGES - 1, 4096)),
@@ -430,6 +446,7 @@ SCENARIOS = (
         _zone(9, 1),
         *(_write(8 * number, 4, 3) for number in (0, _MOST_RANGES - 1, 4096)),
         CollectMmio(),
+        needs=("coalesced_mmio", "ioeventfd"),
         tags=("devices", "slow"),
     ),
     _scenario(
