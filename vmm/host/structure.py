@@ -28,7 +28,13 @@ def memslot_structure(sys: Path, release: str) -> str:
 
 def by_release(release: str) -> str:
     """Return what a kernel of this release usually has; empty if it is not a release."""
-    numbers = re.match(r"(\d+)\.(\d+)", release)
+    numbers = release_numbers(release)
     if numbers is None:
         return ""
-    return TREE if tuple(map(int, numbers.groups())) >= _FIRST_WITH_TREES else ARRAY
+    return TREE if numbers >= _FIRST_WITH_TREES else ARRAY
+
+
+def release_numbers(release: str) -> tuple[int, int] | None:
+    """Return the first two numbers of a kernel's release; None if it is not a release."""
+    numbers = re.match(r"(\d+)\.(\d+)", release)
+    return (int(numbers[1]), int(numbers[2])) if numbers else None

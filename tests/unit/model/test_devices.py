@@ -39,15 +39,21 @@ FEATURES = Features(coalesced_mmio=True, coalesced_pio=True, ioeventfd=True)
 
 def after(*operations: AnyOperation) -> tuple[tuple[Mmio, ...], MmioKept]:
     """Return the exits of the store after some operations, and what was kept."""
+    ran, kept = executed(STORE, *operations)
+    return ran.mmio, kept
+
+
+def executed(instruction: Instruction, *operations: AnyOperation) -> tuple[Ran, MmioKept]:
+    """Return what an instruction does after some operations, and what was kept."""
     made = Model((Mapping("a", 1),), FEATURES)
     for operation in operations:
         only(made, operation)
-    usual = made.allowed(STORE)[0]
+    usual = made.allowed(instruction)[0]
     assert isinstance(usual.outcome, Ran)
     usual.adopt()
     kept = only(made, CollectMmio()).outcome
     assert isinstance(kept, MmioKept)
-    return usual.outcome.mmio, kept
+    return usual.outcome, kept
 
 
 def test_each_half_is_offered_by_itself() -> None:
@@ -116,15 +122,9 @@ DATA = CoalesceMmio(DATA_PORT, 4, pio=True)
 
 def out(*operations: AnyOperation, instruction: Instruction = OUTS) -> tuple[bytes, MmioKept]:
     """Return what is sent to a port after some operations, and what was kept."""
-    made = Model((Mapping("a", 1),), FEATURES)
-    for operation in (SetUserMemoryRegion(1, 0x1000, 0x1000, Place("a")), *operations):
-        only(made, operation)
-    usual = made.allowed(instruction)[0]
-    assert isinstance(usual.outcome, Ran)
-    usual.adopt()
-    kept = only(made, CollectMmio()).outcome
-    assert isinstance(kept, MmioKept)
-    return usual.outcome.sent, kept
+    slot = SetUserMemoryRegion(1, 0x1000, 0x1000, Place("a"))
+    ran, kept = executed(instruction, slot, *operations)
+    return ran.sent, kept
 
 
 def test_what_goes_to_a_coalesced_port_is_kept_as_such() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vmm.host.health import Problem
+from vmm.host.structure import release_numbers
 from vmm.model.rule import Rule
 from vmm.scenario.endings import ENDLESS, HUNG
 from vmm.scenario.history import Header
@@ -17,8 +18,6 @@ NOT_BACK = (HUNG, ENDLESS)
 
 UNKNOWN_VENDOR = "unknown"
 """The vendor in the history of a host on which nobody can tell which module runs its guests."""
-
-_RELEASE = re.compile(r"(\d+)\.(\d+)")
 
 _WARNED = re.compile(r"the kernel is newly tainted \(W: [^;]*\)|warn_count went from \d+ to \d+")
 """What the taint and warning counters say of a warning, besides its text in the kernel log."""
@@ -128,7 +127,7 @@ class Known(NamedTuple):
     def concerns(self, host: Mapping[str, str]) -> bool:
         """Whether a host has the issue, or may have it."""
         state = host.get("tdp", "unknown").partition(" ")[0]
-        release = _RELEASE.match(host.get("kernel", ""))
-        if release and not self.since <= (int(release[1]), int(release[2])) < self.before:
+        release = release_numbers(host.get("kernel", ""))
+        if release and not self.since <= release < self.before:
             return False
         return self.issue.concerns(host) and (not self.tdp or state in (self.tdp, "unknown"))

@@ -39,13 +39,15 @@ def weighed(verdict: Verdict, history: History) -> tuple[Verdict, KnownIssue | N
     """Return the verdict as a known issue changes it, and that issue: None if none applies."""
     scenario, host = history.header.scenario, history.header.host
     emulates = history.header.features.emulates_real_mode
+
+    def may_show(issue: KnownIssue) -> bool:
+        return not (emulates and issue.natively)
+
     if verdict.status is Status.PASSED:
         vendor = host.get("vendor")
-
-        def is_expected(issue: KnownIssue) -> bool:
-            return issue.vendor == vendor != "" and not (emulates and issue.natively)
-
-        for issue in issues_met(scenario, host, is_expected):
+        for issue in issues_met(
+            scenario, host, lambda issue: issue.vendor == vendor != "" and may_show(issue)
+        ):
             reason = f"{issue.name} does not show any more"
             return _as(verdict, Status.PASSES_NOW, reason), issue
         return verdict, None
@@ -56,7 +58,7 @@ def weighed(verdict: Verdict, history: History) -> tuple[Verdict, KnownIssue | N
         issue = known.issue
         if (
             issue.is_seen_in(verdict)
-            and not (emulates and issue.natively)
+            and may_show(issue)
             and known.concerns(host)
             and (known.everywhere is None or known.everywhere(history.header))
             and known.shows_at(scenario, *place)
