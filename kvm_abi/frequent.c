@@ -143,8 +143,8 @@ static PyObject *set_user_memory_regions(PyObject *module, PyObject *const *args
  * dictionary finds them by identity. */
 static PyObject *number_of(int64_t result)
 {
-    static PyObject *kept[16];
-    static int64_t numbers[16];
+    static PyObject *kept[13];
+    static int64_t numbers[13];
     unsigned int place = (uint64_t)result % 13;
 
     if (!kept[place] || numbers[place] != result) {
