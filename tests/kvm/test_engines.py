@@ -77,3 +77,24 @@ def test_the_commands_of_a_job_leave_the_files_that_it_keeps(
     assert {path.name for path in tmp_path.iterdir()} == kept
     text = (EXAMPLES / "ci" / name).read_text()
     assert all(text.count(file) == 2 for file in kept)  # Written by the command, kept by the job.
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("index", [0, 3])
+def test_a_pod_of_the_job_searches_its_part(index: int, tmp_path: Path) -> None:
+    job = yaml.safe_load((EXAMPLES / "fleet/job.yaml").read_text())["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    (script,) = container["args"]
+    (volume,) = (each for each in container["volumeMounts"] if each["name"] == "findings")
+    shorter = script.replace("--seconds 3600", "--seconds 3")
+    assert shorter != script
+    done = subprocess.run(
+        [*container["command"], shorter.replace(volume["mountPath"], str(tmp_path))],
+        env={**os.environ, "PATH": f"{BIN}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": str(index)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"shard {index + 1}/{job['completions']}" in done.stdout

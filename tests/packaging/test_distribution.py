@@ -1,5 +1,6 @@
 """What is handed out: the sdist and the wheel, built from a clean copy and installed elsewhere."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -201,6 +202,24 @@ def test_the_wheel_brings_the_pytest_plugin(dist: Path, tmp_path: Path) -> None:
     printed = run(python, "-m", "pytest", "-p", "no:cacheprovider", "-rA", project, **alone)
     assert "9 passed, 1 skipped" in printed
     assert "needs KVM_CAP_NR_MEMSLOTS of 1000000" in printed
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("extra", ["fleet", "plot", "whitebox"])
+def test_what_an_extra_needs_can_be_installed(dist: Path, tmp_path: Path, extra: str) -> None:
+    (wheel,) = dist.glob("*.whl")
+    report = tmp_path / "report.json"
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed")
+    run(
+        *pip,
+        "--only-binary",
+        ":all:",
+        "--report",
+        report,
+        f"memslot-vmm[{extra}] @ {wheel.as_uri()}",
+    )
+    installed = {each["metadata"]["name"] for each in json.loads(report.read_text())["install"]}
+    assert {"fleet": "distributed", "plot": "matplotlib", "whitebox": "drgn"}[extra] in installed
 
 
 @pytest.mark.long

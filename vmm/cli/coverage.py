@@ -34,6 +34,8 @@ def coverage(ctx: click.Context, result: Path | None, as_json: bool, markdown: b
     nor are those about the kernel's own structures (`--white-box`).
     Status 3: a rule that this kernel has is not checked; 1, 3 and 4 also as `vmm check` has them.
     """
+    if as_json and markdown:
+        raise click.UsageError("--json and --markdown are two forms of one page: choose one")
     found = cover(
         _taken(_run() if result is None else result_from(result)),
         rules_of_outcomes(),

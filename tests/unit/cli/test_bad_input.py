@@ -287,6 +287,7 @@ def test_the_played_kernel_is_used(folder: Path, monkeypatch: pytest.MonkeyPatch
         "fuzz --out there",
         "fuzz --shard 4/3",
         "report",
+        "coverage --json --markdown",
         "lab nonsense",
         "lab run",
     ],
