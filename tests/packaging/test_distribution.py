@@ -100,10 +100,31 @@ def test_the_sdist_holds_all_that_git_does(dist: Path) -> None:
 
 
 def interpreters(name: str) -> list[Path]:
-    """Return where an interpreter may be: on the PATH, and among those of pyenv."""
+    """Return where an interpreter may be: on the PATH, and among those of pyenv and uv."""
     found = shutil.which(name)
     versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    return [*([Path(found)] if found else []), *sorted(versions.glob(f"*/bin/{name}"))]
+    asked = (sys.executable, "-m", "uv", "python", "find", "--managed-python", name[6:])
+    by_uv = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
+    return [
+        *([Path(found)] if found else []),
+        *sorted(versions.glob(f"*/bin/{name}")),
+        *map(Path, by_uv),
+    ]
+
+
+def interpreter(name: str, folder: Path) -> Path:
+    """Return an interpreter of this host, or one that uv fetches; skip where there is none."""
+    if not any(map(runs, interpreters(name))):
+        fetch = (sys.executable, "-m", "uv", "python", "install", "--install-dir", folder, name[6:])
+        fetched = subprocess.run(fetch, capture_output=True, text=True, check=False)
+        if fetched.returncode:
+            pytest.skip(f"{name} is not here, and uv cannot fetch it: {last_line(fetched.stderr)}")
+        return next(folder.glob(f"*/bin/{name}"))
+    return next(filter(runs, interpreters(name)))
+
+
+def last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2].strip()
 
 
 def runs(interpreter: Path) -> bool:
@@ -118,12 +139,9 @@ def runs(interpreter: Path) -> bool:
 def test_the_wheel_runs_on_every_python_without_a_compiler(
     dist: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interpreter = next(filter(runs, interpreters(name)), None)
-    if interpreter is None:
-        pytest.skip(f"{name} is not installed")
     # A pip of its own would take as long to install as the wheel, and to compile all, of which a
     # part is used, longer.
-    run(interpreter, "-m", "venv", "--without-pip", tmp_path / "venv")
+    run(interpreter(name, tmp_path / "uv"), "-m", "venv", "--without-pip", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
     (wheel,) = dist.glob("*.whl")
     bare = {"PATH": str(python.parent), "CC": "/nonexistent"}
@@ -133,6 +151,32 @@ def test_the_wheel_runs_on_every_python_without_a_compiler(
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     every_command_is_there([str(python.with_name("vmm"))], bare)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", PYTHONS)
+def test_pip_makes_the_same_wheel_of_the_sdist_in_an_environment_of_its_own(
+    dist: Path, tmp_path: Path, name: str
+) -> None:
+    (sdist,), (wheel,) = dist.glob("*.tar.gz"), dist.glob("*.whl")
+    run(interpreter(name, tmp_path / "uv"), "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    # Isolated: what it is built with comes from the index, whatever is installed here.
+    make = ("-m", "pip", "wheel", "--quiet", "--no-deps", "--no-cache-dir")
+    done = subprocess.run(
+        [python, *make, "--wheel-dir", tmp_path / "made", sdist],
+        env={**os.environ, "PYTHONPATH": ""},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    if "No matching distribution found for setuptools" in done.stderr:
+        pytest.skip("no index of packages is to be had here")
+    assert done.returncode == 0, done.stderr
+    (made,) = (tmp_path / "made").iterdir()
+    assert made.name == wheel.name
+    with zipfile.ZipFile(made) as one, zipfile.ZipFile(wheel) as other:
+        assert set(one.namelist()) == set(other.namelist())
+    run(python, "-m", "pip", "install", "--quiet", made)
+    assert run(python.with_name("vmm"), "--version").startswith("vmm ")
 
 
 SUITES = {"3.11": "bookworm", "3.13": "trixie", "3.14": "sid"}
