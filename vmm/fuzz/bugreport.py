@@ -56,6 +56,8 @@ _MAIL_COLUMNS = 75
 _ARGUMENTS = re.compile(r"\([^()]*\)")
 _PLACES = re.compile(r" (?:at|from) gpa 0x[0-9a-f]+")
 _EXPECTED = re.compile(r" instead of .*")
+_MAPS = re.compile(r"(\[\d+\] .*) (-> .*)")
+_UNBROKEN = "\0"  # `shown` leaves none in a text.
 _KINDS = {
     "anonymous": "anonymous memory",
     "shared": "shared anonymous memory",
@@ -223,7 +225,7 @@ def mail(title: str, summary: str, parts: Sequence[Section]) -> str:
         if part.kind == "verbatim":
             body = "\n".join(f"  {line}" for line in lines)
         elif part.kind == "lines":
-            body = "\n".join(_wrapped(line, "  ", "      ") for line in lines)
+            body = "\n".join(_wrapped(_host_side(line), "  ", "      ") for line in lines)
         elif part.kind == "steps":
             marked = ((f"  {number}. ", line) for number, line in enumerate(lines, 1))
             body = "\n".join(_wrapped(line, mark) for mark, line in marked)
@@ -242,8 +244,14 @@ def _mail_subject(title: str) -> str:
     return textwrap.shorten(text, _MAIL_COLUMNS, placeholder=" ...")
 
 
+def _host_side(line: str) -> str:
+    """Keep together what a slot maps, and its flags: there a line of the slot map is broken."""
+    found = _MAPS.match(line)
+    return f"{found.group(1)} {found.group(2).replace(' ', _UNBROKEN)}" if found else line
+
+
 def _wrapped(text: str, mark: str = "", then: str | None = None) -> str:
-    return textwrap.fill(
+    filled = textwrap.fill(
         " ".join(text.split()),
         _MAIL_COLUMNS,
         initial_indent=mark,
@@ -251,6 +259,7 @@ def _wrapped(text: str, mark: str = "", then: str | None = None) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return filled.replace(_UNBROKEN, " ")
 
 
 def _last_change(

@@ -361,6 +361,14 @@ def test_a_mail_has_a_subject_and_short_lines() -> None:
     assert "```" not in text.replace("  ```", "")
 
 
+def test_a_slot_that_fits_no_line_is_broken_before_what_it_maps() -> None:
+    short = "[1] slot 1: gpa 0x100000..0x101000 (1 page) -> a+0x0, flags 0"
+    long = "[0] slot 400: gpa 0xffff0000..0x100000000 (16 pages) -> guest+0x0, flags 0"
+    text = bugreport.mail("", "", [Section("Slots", (long, short), "lines")])
+    first, _, second = long.rpartition(" -> ")
+    assert f"\n  {first}\n      -> {second}\n  {short}\n" in text
+
+
 @pytest.mark.parametrize(
     ("title", "subject"),
     [
