@@ -53,9 +53,17 @@ from vmm.verdict.judge import Difference, Verdict
 _MOST = 400
 _MOST_OF_A_TITLE = 150
 _MAIL_COLUMNS = 75
-_ARGUMENTS = re.compile(r"\([^()]*\)")
-_PLACES = re.compile(r" (?:at|from) gpa 0x[0-9a-f]+")
-_EXPECTED = re.compile(r" instead of .*")
+_SHORTER = (
+    (re.compile(r"\([^()]*\)"), "()"),
+    (re.compile(r" (?:at|from) (?:gpa |[\w.-]+\+)?0x[0-9a-f]+"), ""),
+    (re.compile(r" instead of .*"), ""),
+    (re.compile(r"(\w+\(\): )\1"), r"\1"),
+    (re.compile(r"\{[^{}]+\}"), "pages"),
+    (re.compile(r"host collects (coalesced writes), .*"), r"wrong \1, or signals of eventfds"),
+    (re.compile(r"ends with wrong registers, flags or exits"), "ends wrongly"),
+    (re.compile(r"(?<=KVM: )after .*?, (?!(?:in a race|and) )"), ""),
+)
+"""What a subject can do without, where it fits no line: the text has it."""
 _MAPS = re.compile(r"(\[\d+\] .*) (-> .*)")
 _UNBROKEN = "\0"  # `shown` leaves none in a text.
 _KINDS = {
@@ -236,12 +244,12 @@ def mail(title: str, summary: str, parts: Sequence[Section]) -> str:
 
 
 def _mail_subject(title: str) -> str:
-    """Return a title that fits a line; arguments and places, which the text has, go first."""
+    """Return a title that fits a line; what matters least goes first."""
     text = f"[BUG] KVM: {title}"
-    for needless, instead in (_ARGUMENTS, "()"), (_PLACES, ""), (_EXPECTED, ""):
+    for needless, instead in _SHORTER:
         if len(text) > _MAIL_COLUMNS:
             text = needless.sub(instead, text)
-    return textwrap.shorten(text, _MAIL_COLUMNS, placeholder=" ...")
+    return textwrap.shorten(text, _MAIL_COLUMNS, placeholder=" ...", break_on_hyphens=False)
 
 
 def _host_side(line: str) -> str:

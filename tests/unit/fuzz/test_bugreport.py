@@ -381,6 +381,27 @@ def test_a_slot_that_fits_no_line_is_broken_before_what_it_maps() -> None:
             "after delete of slot 1, KVM_GET_DIRTY_LOG(slot=1): ENOENT instead of dirty pages {}",
             "after delete of slot 1, KVM_GET_DIRTY_LOG(): ENOENT",
         ),
+        (
+            "after MADV_DONTNEED on 1 page at a+0x2000, read at gpa 0x140 meets the wrong memory",
+            "after MADV_DONTNEED on 1 page, read meets the wrong memory",
+        ),
+        (
+            "after change flags of slot 1, dirty ring of vCPU 0: missing {slot 1: 0, 63}",
+            "dirty ring of vCPU 0: missing pages",
+        ),
+        (
+            "after create of slot 513, lock-cmpxchg8b at gpa 0x100ffc ends with wrong registers, "
+            "flags or exits",
+            "after create of slot 513, lock-cmpxchg8b ends wrongly",
+        ),
+        (
+            "after userfaultfd for missing pages on 3 pages at a+0x0, read meets the wrong memory",
+            "read meets the wrong memory",
+        ),
+        (
+            "after create of slot 1, in a race, host harvests the ring: dirty pages 1, but not 2",
+            "in a race, host harvests the ring: dirty pages 1, but not 2",
+        ),
         ("read of " + "word " * 20, "read of " + "word " * 10 + "..."),
     ],
 )
