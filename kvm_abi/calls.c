@@ -14,7 +14,8 @@ static uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint3
             break;
         found[0] = entry->slot;
         found[1] = entry->offset;
-        entry->flags = ABI_KVM_DIRTY_GFN_RESET;
+        /* The kernel ignores the flag of a dirty entry here: every other one keeps it. */
+        entry->flags = ABI_KVM_DIRTY_GFN_RESET | (next & ABI_KVM_DIRTY_GFN_DIRTY);
     }
     return harvested;
 }

@@ -90,6 +90,9 @@ class Accepting:
     def ioeventfd(self, file: int, gpa: int, *more: int | None, on: bool = True) -> None:
         pass
 
+    def check_extension(self, cap: int) -> int:
+        return 1
+
     def create_guest_memfd(self, size_bytes: int) -> int:
         return os.memfd_create("file")
 
@@ -118,10 +121,14 @@ class Short(Accepting):
     """A kernel whose calls each make two allocations; notes those that succeed."""
 
     failing = 0
+    forgets = False
+    """Whether an eventfd stays that there was no memory for."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[tuple[int, int]] = []
+        self.events: list[bool] = []
+        """Whether each eventfd was added or taken away."""
 
     @contextmanager
     def failing_allocation(self, nth: int) -> Iterator[None]:
@@ -138,6 +145,16 @@ class Short(Accepting):
         if self.failing:
             self.calls.append((flags, gpa))
 
+    def ioeventfd(self, file: int, gpa: int, *more: int | None, on: bool = True) -> None:
+        if on in self.events:
+            raise KvmError(errno.EEXIST, Ioctl.IOEVENTFD, None, "")
+        if 1 <= self.failing <= 2:
+            self.failing = 0
+            if self.forgets and on:
+                self.events.append(on)
+            raise KvmError(errno.ENOMEM, Ioctl.IOEVENTFD, None, "")
+        self.events.append(on)
+
 
 def test_a_change_is_made_after_each_of_its_allocations_failed(
     monkeypatch: pytest.MonkeyPatch, no_measuring: None
@@ -146,3 +163,14 @@ def test_a_change_is_made_after_each_of_its_allocations_failed(
     monkeypatch.setattr(churning, "failing_allocation", vm.failing_allocation)
     assert churn(cast(Vm, vm), Churn(7, 1, "failing-changes"), _read_by_nobody) == Closed()
     assert vm.calls == [(0, 0x8000), (1, 0x8000), (1, 0xA000), (0, 0xB000), (0, 0)]
+    assert vm.events == [True, False]
+
+
+def test_an_eventfd_that_stays_although_there_was_no_memory_is_an_outcome(
+    monkeypatch: pytest.MonkeyPatch, no_measuring: None
+) -> None:
+    vm = Short()
+    vm.forgets = True
+    monkeypatch.setattr(churning, "failing_allocation", vm.failing_allocation)
+    outcome = churn(cast(Vm, vm), Churn(7, 1, "failing-changes"), _read_by_nobody)
+    assert outcome == Refused(errno.EEXIST)

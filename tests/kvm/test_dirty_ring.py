@@ -7,7 +7,7 @@ import pytest
 
 from guests import image
 from guests.windows import Windows
-from kvm_abi import raw
+from kvm_abi import mman, raw
 from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import DIRTY_LOG_PAGE_OFFSET, Cap, DirtyLogManual, MemFlag
 from vmm.execution import rings
@@ -168,6 +168,46 @@ def test_full_ring_stops_the_vcpu_until_there_is_room(tracked: Tracked, ring_byt
     found = rings.harvest(0)
     assert found.pages == ((SLOT, 0),)
     assert found.full == stops
+
+
+def test_harvested_entries_may_keep_their_dirty_flag(tracked: Tracked, ring_bytes: int) -> None:
+    tracked.vm.enable_cap(Cap.DIRTY_LOG_RING, ring_bytes)
+    vcpu = tracked.vm.create_vcpu(0)
+    offset = DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE_BYTES
+    address = raw.map_kvm_file("a ring", vcpu.fd, ring_bytes, offset)
+
+    def flags() -> list[int]:
+        entries = memoryview(bytes(raw.shared_memory(address, ring_bytes)[:])).cast("I")
+        return list(entries[::4])
+
+    ring = vcpu.map_dirty_ring(ring_bytes)
+    tracked.write(vcpu, 1, 2, 3)
+    count = len(ring.harvest())
+    assert flags()[:count] == [2 | number & 1 for number in range(count)]
+    assert tracked.vm.reset_dirty_rings() == count
+    assert not any(flags())
+    tracked.write(vcpu, 2)
+    assert (SLOT, 2) in ring.harvest()
+    mman.unmap_memory(address, ring_bytes)
+
+
+def test_pages_of_a_ring_that_are_mapped_by_themselves_are_compared(
+    tracked: Tracked, ring_bytes: int
+) -> None:
+    size = max(ring_bytes, 2 * PAGE_SIZE_BYTES)
+    host = RingHost(tracked.vm)
+    tracked.vm.enable_cap(Cap.DIRTY_LOG_RING, size)
+    host.enabled(size)
+    vcpu = tracked.vm.create_vcpu(0)
+    host.attach(0, vcpu)
+    tracked.write(vcpu, 1)
+    first, second = DIRTY_LOG_PAGE_OFFSET, DIRTY_LOG_PAGE_OFFSET + 1
+    address = raw.map_kvm_file("a page", vcpu.fd, PAGE_SIZE_BYTES, second * PAGE_SIZE_BYTES)
+    host.compare(vcpu, second, 1, address)
+    host.compare(vcpu, first - 1, 1, address)
+    with pytest.raises(WrongAnswerError, match="page 64 of a dirty ring"):
+        host.compare(vcpu, first, 1, address)
+    mman.unmap_memory(address, PAGE_SIZE_BYTES)
 
 
 def test_full_ring_that_was_harvested_is_only_reset(tracked: Tracked, ring_bytes: int) -> None:

@@ -32,7 +32,8 @@ def left_by(kvm: Kvm, op: Lives) -> tuple[str, ...]:
 
 
 def test_the_guest_that_never_ends_lets_interrupts_in() -> None:
-    assert assemble("sti; 1: incw 0x100; jmp 1b") == lives._COUNT_FOREVER
+    code = "sti; mov $0x800, %bx; 1: incb (%bx); add $0x1000, %bx; jnc 1b; 2: incw 0x100; jmp 2b"
+    assert assemble(code) == lives._COUNT_FOREVER
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Execution of instructions in a slot: they are fetched from where the slot is now."""
 
 from vmm.catalogue._area import Area
-from vmm.catalogue._build import API, HUGE, Slot, at, read
+from vmm.catalogue._build import API, HUGE, Slot, at, read, write
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     Execute,
@@ -75,13 +75,15 @@ SCENARIOS = (
     ),
     _execute(
         "execute-on-transparent-huge-pages",
-        "Instructions come from the right 4 KiB of a huge page, before and after a move.",
+        "Instructions come from the right 4 KiB of a huge page, before and after a move, and so "
+        "does what is read and written beside them.",
         Slot(1, 0x200, at("huge"), pages=514).create(),
         *(_at(0x200 + page) for page in (0, 1, 511, 512, 513)),
+        *(read(0x202), write(0x303, 0x5EC0_4D1D), read(0x3FE), _at(0x3FD), read(0x303)),
         Slot(1, 0x200, at("huge"), pages=514).move(0x201),
         *(_at(0x201 + page) for page in (0, 1, 511, 512, 513)),
         _at(0x200),
-        source="edd4fa37baa6",
+        source="edd4fa37baa6; disallowed_hugepage_adjust",
         mappings=(HUGE,),
         survey="none",
     ),

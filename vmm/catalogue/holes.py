@@ -326,11 +326,14 @@ _PRIVATE_MEMORY = (
     ),
     _hidden(
         "private-pages-allocated",
-        "fallocate allocates pages up to the end of the file; existing pages stay.",
+        "fallocate allocates pages up to the end of the file, all zeros; existing pages stay.",
         made(),
         bound(ONE),
         _private(ONE.gfn, 2),
         write(ONE.gfn, 0x0107_A021),
+        write(ONE.gfn + 1, 0x0107_A022),
+        # What is allocated next is likely the memory that this frees.
+        _hole(1),
         *_ALLOCATES,
         read(ONE.gfn),
         read(ONE.gfn + 1),

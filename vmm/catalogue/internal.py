@@ -10,6 +10,7 @@ from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     READONLY,
     AnyOperation,
+    CoalesceMmio,
     CreateIrqchip,
     CreateVcpu,
     Execute,
@@ -180,6 +181,10 @@ def _at_bases() -> tuple[Touch, ...]:
     return tuple(Touch(base + offset) for base in _BASES for offset in offsets)
 
 
+def _ioapic_reads() -> tuple[Touch, ...]:
+    return tuple(Touch(_IOAPIC + offset) for offset in (0, 0x10, 0xFC, 0xFE, 0x100))
+
+
 _APIC_SCENARIOS = (
     _internal(
         "irqchip-before-and-after-a-vcpu",
@@ -222,6 +227,20 @@ _APIC_SCENARIOS = (
         NewVm(),
         Touch(_IOAPIC),
         needs=("irqchip", "readonly_mem"),
+    ),
+    _internal(
+        "ioapic-read-where-writes-are-coalesced",
+        "Whoever keeps only the writes to an address leaves its reads to the I/O APIC there, "
+        "whichever of them came first.",
+        "api.rst 4.24, 4.116; kvm_io_bus_read",
+        CoalesceMmio(_IOAPIC, 0x100),
+        CreateIrqchip(),
+        *_ioapic_reads(),
+        CoalesceMmio(_IOAPIC, 0x100),
+        *_ioapic_reads(),
+        CoalesceMmio(_IOAPIC, 0x100, on=False),
+        *_ioapic_reads(),
+        needs=("irqchip", "coalesced_mmio"),
     ),
     _internal(
         "apic-page-then-a-slot-over-it",

@@ -174,9 +174,11 @@ SCENARIOS = (
         needs=("ioeventfd",),
     ),
     _used_up(
-        "A change that runs out of memory, at whichever allocation, leaks none of what it had.",
+        "A change of a slot, or an ioeventfd, that runs out of memory, at whichever allocation, "
+        "leaks none of what it had, and leaves nothing of it.",
         Churn(1, 64, "failing-changes"),
-        source="kvm_alloc_memslot_metadata, kvm_prepare_memory_region, kvm_set_memslot",
+        source="kvm_alloc_memslot_metadata, kvm_prepare_memory_region, kvm_set_memslot, "
+        "kvm_assign_ioeventfd",
         needs=("failing_allocations",),
     ),
     _life(

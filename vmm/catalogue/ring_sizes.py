@@ -49,22 +49,23 @@ def _mapped(ring_pages: int) -> tuple[MapVcpuPages, ...]:
     )
 
 
-def _mapped_otherwise(least: int) -> Scenario:
+def _mapped_otherwise(size: int) -> Scenario:
     return ring_scenario(
         "ring-mapped-otherwise",
         "A mapping of a vCPU's file that begins or ends in the ring is shared, and not "
-        "executable: else EINVAL. Without a ring there, nothing is refused for that.",
-        _of_size(least),
+        "executable: else EINVAL. Without a ring there, nothing is refused for that. What can be "
+        "mapped shows the ring, whichever page it begins with.",
+        _of_size(size),
         _SLOT.create(),
         *writes(_SLOT, 1),
-        *_mapped(least // PAGE_SIZE_BYTES),
+        *_mapped(size // PAGE_SIZE_BYTES),
         HARVEST,
         RESET,
         *writes(_SLOT, 1, 2),
         HARVEST,
         NewVm(),
-        *_mapped(least // PAGE_SIZE_BYTES),
-        source="kvm_vcpu_mmap",
+        *_mapped(size // PAGE_SIZE_BYTES),
+        source="kvm_vcpu_mmap, kvm_vcpu_fault",
         tags=("errno",),
     )
 
@@ -97,7 +98,7 @@ def _sizes(least: int, most: int) -> tuple[Scenario, ...]:
             )
             for which, size_bytes in (("smallest", least), ("largest", most))
         ),
-        _mapped_otherwise(least),
+        _mapped_otherwise(min(max(2 * PAGE_SIZE_BYTES, least), most)),
         ring_scenario(
             "ring-of-several-pages",
             "Each page of a ring has entries of its own: it goes over their ends, and around.",

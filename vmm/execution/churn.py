@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from errno import ENOMEM
+from functools import partial
 from itertools import pairwise
 from os import close, eventfd
 from pathlib import Path
 from typing import assert_never
 
 from kvm_abi.raw import KvmError
+from kvm_abi.uapi import Cap
 from vmm.execution.failing import failing_allocation
 from vmm.execution.kernelmemory import growth
 from vmm.kvm.memory import HostAddress, HostMapping
@@ -85,6 +87,19 @@ def _none_left(vm: Vm, slot: int) -> Iterator[None]:
         for each in (slot, slot + 1):
             with suppress(KvmError):
                 vm.set_user_memory_region(each, 0, 0, 0, 0)
+
+
+def _fail(call: Callable[[], None]) -> None:
+    """Make a call after each of its allocations failed, which may or may not make it fail."""
+    for nth in range(1, _ALLOCATIONS):
+        try:
+            with failing_allocation(nth):
+                call()
+            return
+        except KvmError as error:
+            if error.errno != ENOMEM:
+                raise
+    call()
 
 
 class _Churn:
@@ -258,22 +273,24 @@ class _Churn:
             self._vm.ioeventfd(file, gpa, length, match, on=False)
 
     def _fail_changes(self) -> None:
-        """Create, log, move and delete a slot: each only after each of its allocations failed."""
+        """Create, log, move and delete a slot, and add devices: each after its allocations failed.
+
+        A device that was added by half is in the way of the next attempt.
+        """
         changes = ((0, _FIRST), (LOG_DIRTY_PAGES, _FIRST), (LOG_DIRTY_PAGES, _SECOND), (0, _THIRD))
         for flags, gpa in changes:
-            self._fail(flags, gpa, _PAIR_BYTES)
-        self._fail(0, 0, 0)
+            _fail(partial(self._set, self._slot, flags, gpa, _PAIR_BYTES, self._pair))
+        _fail(partial(self._set, self._slot, 0, 0, 0, self._pair))
+        if self._vm.check_extension(Cap.IOEVENTFD):
+            self._fail_events()
 
-    def _fail(self, flags: int, gpa: int, size_bytes: int) -> None:
-        for nth in range(1, _ALLOCATIONS):
-            try:
-                with failing_allocation(nth):
-                    self._set(self._slot, flags, gpa, size_bytes, self._pair)
-                return
-            except KvmError as error:
-                if error.errno != ENOMEM:
-                    raise
-        self._set(self._slot, flags, gpa, size_bytes, self._pair)
+    def _fail_events(self) -> None:
+        bell = eventfd(0)
+        try:
+            for on in (True, False):  # Of any length: on two buses.
+                _fail(partial(self._vm.ioeventfd, bell, _SECOND, 0, on=on))
+        finally:
+            close(bell)
 
     def _bind(self, slot: int, gpa: int, memfd: int, offset: int, flags: int = 0) -> None:
         self._vm.set_user_memory_region2(

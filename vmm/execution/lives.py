@@ -26,6 +26,7 @@ from vmm.kvm.system import Kvm
 from vmm.scenario.endings import is_short
 from vmm.scenario.history import Closed, Stopped
 from vmm.scenario.operations import (
+    ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -34,15 +35,20 @@ from vmm.scenario.operations import (
 )
 
 _COUNTER = 0x100
-_COUNT_FOREVER = b"\xfb\xff\x06\x00\x01\xeb\xfa"
-"""sti, inc word [0x100], and a jump back to inc. While interrupts are off, none of the host's comes
-through in bochs 2.7, so that such a guest would never be left."""
+_COUNT_FOREVER = bytes.fromhex("fb bb0008 fe07 81c30010 73f8 ff060001 ebfa")
+"""sti; mov bx, 0x800; inc byte [bx] and add bx, 0x1000 until that carries; inc word [0x100], and a
+jump back to that. It writes to each page, and counts. While interrupts are off, none of the host's
+comes through in bochs 2.7, so that such a guest would never be left."""
 _PAGES = 16
 _RING_BYTES = 1 << 14
 _MEMFD_PAGES = 4
+_PRIVATE_GPA, _PRIVATE_BYTES = 1 << 30, 2 << 20
+"""Where there is no slot. The kernel has some 5 KiB for attributes of so much."""
+
+_EVENT_GPA = 0x100000
 _SIGNAL = signal.SIGUSR1
 
-_Shape = Literal["plain", "ring", "guest_memfd"]
+_Shape = Literal["plain", "ring", "guest_memfd", "eventfd"]
 """What a VM has besides slots and a vCPU."""
 
 
@@ -84,6 +90,8 @@ def _shapes(kvm: Kvm) -> tuple[_Shape, ...]:
     has_type = kvm.check_extension(Cap.VM_TYPES) >> VmType.SW_PROTECTED_VM & 1
     if has_type and kvm.check_extension(Cap.GUEST_MEMFD):
         shapes.append("guest_memfd")
+    if kvm.check_extension(Cap.IOEVENTFD):  # It takes a millisecond or more.
+        shapes.append("eventfd")
     return tuple(shapes)
 
 
@@ -114,11 +122,14 @@ def _live_once(kvm: Kvm, op: Lives, shape: _Shape) -> None:
 class _Life(Closing):
     """A VM with slots in all address spaces, whose guest counts for ever in shared memory.
 
-    Its vCPU has a dirty ring, or a slot a guest_memfd, if that is its ``shape``.
+    Its vCPU has a dirty ring, or a slot a guest_memfd, or writes signal an eventfd, if that is its
+    ``shape``.
     """
 
     def __init__(self, kvm: Kvm, shape: _Shape = "plain") -> None:
         self._memory = HostMapping.shared(_PAGES * PAGE_SIZE_BYTES)
+        for page in range(_PAGES):  # What is there already, KVM may map ahead.
+            self._memory.write(page * PAGE_SIZE_BYTES, bytes(1))
         self._memory.write(0, _COUNT_FOREVER)
         kind = VmType.SW_PROTECTED_VM if shape == "guest_memfd" else VmType.DEFAULT_VM
         self.vm = kvm.create_vm(kind)
@@ -136,6 +147,10 @@ class _Life(Closing):
                 pages * PAGE_SIZE_BYTES,
                 HostAddress(self._memory, page * PAGE_SIZE_BYTES),
             )
+        if shape == "guest_memfd":
+            self.vm.set_memory_attributes(_PRIVATE_GPA, _PRIVATE_BYTES, ATTRIBUTE_PRIVATE)
+        if shape == "eventfd":
+            self._await_an_event()
         self.vcpu = self.vm.create_vcpu(0)
         self.vcpu.enter_big_real_mode(0, 0)
         self.end = ""
@@ -153,6 +168,14 @@ class _Life(Closing):
         gpa = _PAGES * PAGE_SIZE_BYTES
         self.vm.set_user_memory_region2(3, GUEST_MEMFD, gpa, size_bytes, place, 0, memfd)
         return memfd
+
+    def _await_an_event(self) -> None:
+        """Have an eventfd signalled where the guest writes nothing."""
+        eventfd = os.eventfd(0)
+        try:
+            self.vm.ioeventfd(eventfd, _EVENT_GPA, 4)
+        finally:
+            os.close(eventfd)
 
     def refuse_the_same_vcpu(self) -> None:
         """Try to create the vCPU once more. Raises `WrongAnswerError` if that succeeds."""

@@ -287,12 +287,15 @@ class Machine:
         protection = Protection.READ | (Protection.EXEC if op.executable else Protection.NONE)
         flag = MapFlag.SHARED if op.sharing == "shared" else MapFlag.PRIVATE
         size, offset = op.pages * PAGE_SIZE_BYTES, op.first_page * PAGE_SIZE_BYTES
-        file = self._vcpus[op.vcpu].fd
+        vcpu = self._vcpus[op.vcpu]
         try:
-            address = mman.map_memory(0, size, protection, flag, file, offset)
+            address = mman.map_memory(0, size, protection, flag, vcpu.fd, offset)
         except OSError as error:
             return Refused(error.errno or 0)
-        mman.unmap_memory(address, size)
+        try:
+            self.rings.compare(vcpu, op.first_page, op.pages, address)
+        finally:
+            mman.unmap_memory(address, size)
         return Done()
 
     def harvest_dirty_ring(self, op: HarvestDirtyRing) -> AnyOutcome:

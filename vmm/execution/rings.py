@@ -33,6 +33,10 @@ def shows_memory(vcpu: Vcpu, offset: int) -> bool:
         mman.unmap_memory(address, PAGE_SIZE_BYTES)
 
 
+def _page(address: int) -> bytes:
+    return bytes(raw.shared_memory(address, PAGE_SIZE_BYTES)[:])
+
+
 class RingHost:
     """The rings of a VM's vCPUs; there are none until ``enabled`` is called.
 
@@ -65,6 +69,22 @@ class RingHost:
                 raise WrongAnswerError("mmap", "memory", "the page after a vCPU's dirty ring")
             self._found[index] = set()
             self._full[index] = 0
+
+    def compare(self, vcpu: Vcpu, first_page: int, pages: int, address: int) -> None:
+        """Raise `WrongAnswerError` where pages of a vCPU's file are mapped and are not its ring."""
+        size = self._size_bytes
+        ring = range(DIRTY_LOG_PAGE_OFFSET, DIRTY_LOG_PAGE_OFFSET + size // PAGE_SIZE_BYTES)
+        found = range(max(first_page, ring.start), min(first_page + pages, ring.stop))
+        if not found:
+            return
+        whole = raw.map_kvm_file("a dirty ring", vcpu.fd, size, ring.start * PAGE_SIZE_BYTES)
+        try:
+            for page in found:
+                expected = whole + (page - ring.start) * PAGE_SIZE_BYTES
+                if _page(address + (page - first_page) * PAGE_SIZE_BYTES) != _page(expected):
+                    raise WrongAnswerError("mmap", "another page", f"page {page} of a dirty ring")
+        finally:
+            mman.unmap_memory(whole, size)
 
     def has(self, index: int) -> bool:
         """Whether a vCPU has a ring."""

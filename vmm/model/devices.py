@@ -224,6 +224,11 @@ class Devices:
         writes = [(each.gpa, len(each.data)) for each in exits if each.write]
         return any(_meet(place, write) for write in writes for place in self._places)
 
+    def may_hide(self, other: Range, reads: bool) -> bool:
+        """Whether these may take what is written to another device, or hide it from reads."""
+        met = [each for each in self._places if _meet(each, other)]
+        return bool(met) and not (reads and set(met) == {other})
+
     def written(self, exit_: Mmio, kept: int = 0) -> "Taken | None":
         """Return which device takes a write within a page; None if that is unclear.
 

@@ -17,6 +17,9 @@ IOAPIC = documented(
     "api.rst 4.24; ioapic_mmio_read, ioapic_mmio_write, kvm_io_bus_cmp",
 )
 
+REGISTERS = (IOAPIC_GPA, IOAPIC_SIZE_BYTES)
+"""The gpa and the size of its registers."""
+
 _END = IOAPIC_GPA + IOAPIC_SIZE_BYTES
 
 

@@ -17,6 +17,7 @@ from vmm.model.devices import Devices, absorbed, sent
 from vmm.model.dirty import Tracking
 from vmm.model.instructions import outcomes
 from vmm.model.internal import APIC_BASE, InternalSlots
+from vmm.model.ioapic import REGISTERS, may_answer
 from vmm.model.memfds import GUEST_MEMFD_OVERLAP, GuestMemfds
 from vmm.model.prefault import end_of, refusal
 from vmm.model.regions import HVA_USER, NO_MEMORY, Decision, Memslot, decide, refusal_by_argument
@@ -130,6 +131,8 @@ class VmState:
 
     def access(self, op: Touch | Sweep | Execute | Instruction) -> tuple[Allowed, ...]:
         """Return the allowed outcomes of a guest's access; none if they are unknown."""
+        if self._meets_another_device(op):
+            return ()
         accesses = self._access(op)
         if self.mmio.exist:
             name = op.name if isinstance(op, Instruction) else ""
@@ -139,6 +142,17 @@ class VmState:
         if self.clocks.exist or not self._contents.knows_all:
             accesses = self.clocks.met(op, accesses)
         return self.by_vcpu(op.vcpu, accesses)
+
+    def _meets_another_device(self, op: Touch | Sweep | Execute | Instruction) -> bool:
+        """Whether a device lies over the I/O APIC's registers, and may hide them from an access.
+
+        KVM bisects the bus: reads pass by what takes only writes, if it lies over all of them.
+        """
+        if not (self.internal.irqchip and self.mmio.exist) or isinstance(op, Instruction):
+            return False
+        end = op.gpa + op.width if isinstance(op, Touch) else access_end(op)
+        reads = isinstance(op, Touch) and op.access == "read"
+        return may_answer(op.gpa, end) and self.mmio.may_hide(REGISTERS, reads)
 
     def _access(self, op: Touch | Sweep | Execute | Instruction) -> tuple[Allowed, ...]:
         if op.as_id >= len(self.spaces):

@@ -153,7 +153,7 @@ _NEEDS = {
     "raceprivateholds": ("raceprivate",),
     "refusebindings": ("twoslots", "region2", "memfd"),
     "refuseeventfds": ("twoslots", "events"),
-    "failchanges": ("twoslots", "failnth"),
+    "failchanges": ("twoslots", "failnth", "events"),
 }
 """The parts that a part needs."""
 
@@ -161,6 +161,7 @@ _JOINTS = {
     "mapring": {"ring", "makevcpu"},
     "makeroom": {"ring", "run"},
     "setcpuid": {"cpuid", "makevcpu"},
+    "mappedring": {"ring", "mapvcpu"},
 }
 """Parts that are included if all of these are."""
 

@@ -89,9 +89,9 @@ class Churn(Operation, frozen=True, tag="churn", gc=False):
     The ``refused-`` kinds make calls that must be refused, for every reason there is: creations
     beside a slot that is in the way, moves of that one and of a logged one, guest_memfds that
     cannot be bound, or ioeventfds beside one for the same writes. With ``failing-changes`` each
-    change comes only after each of its allocations failed. All of them use ``slot`` and the next
-    id, and gpas from 0x8000 to 0xd000, and leave those as they found them; the outcome is how much
-    of the kernel's memory they used up.
+    change, and an ioeventfd, comes only after each of its allocations failed. All of them use
+    ``slot`` and the next id, and gpas from 0x8000 to 0xd000, and leave those as they found them;
+    the outcome is how much of the kernel's memory they used up.
 
     >>> from vmm import operations
     >>> operations.Churn(slot=3, times=100).what

@@ -1,5 +1,6 @@
 """Growth of the kernel's memory: what leaks is found, and noise is not."""
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import pytest
 
 from vmm.execution.kernelmemory import (
     ADDRESSES,
-    COUNTED,
+    ALL,
+    EVENTFDS,
+    PAGES,
     ROUNDS,
     TOLERANCE_BYTES,
     VCPUS,
@@ -87,7 +90,8 @@ def test_every_round_has_its_share_and_a_good_kernel_is_asked_once() -> None:
 
 def test_this_kernel_has_most_of_the_counters() -> None:
     counters = read_counters()
-    assert set(counters) <= {*COUNTED, VCPUS, ADDRESSES}
+    assert set(counters) <= set(ALL)
+    assert {PAGES, EVENTFDS} <= set(counters)
     assert counters["SUnreclaim"] > 0
 
 
@@ -127,3 +131,28 @@ def test_what_vcpus_take_is_read_where_it_may_be(
     assert read_counters()[VCPUS] == 20 * 51488
     slabinfo.write_text("slabinfo - version: 2.1\n")
     assert VCPUS not in read_counters()
+
+
+def test_eventfds_that_are_held_are_counted_by_their_numbers() -> None:
+    kernel = Kernel(lambda turns: 0)
+
+    def read() -> dict[str, int]:
+        return {**kernel.read(), EVENTFDS: 5 + 2 * kernel.turns}
+
+    (text,) = growth(kernel.turn, TIMES, read)
+    assert text == "eventfd-id of /proc/self/fdinfo grows by 2 each time"
+
+
+def test_a_new_eventfd_has_the_least_number_that_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_counters()[EVENTFDS]
+    held = [os.eventfd(0) for _ in range(64)]
+    during = read_counters()[EVENTFDS]
+    for each in held:
+        os.close(each)
+    assert during > before
+    monkeypatch.setattr("vmm.execution.kernelmemory._DESCRIPTORS", tmp_path)
+    for number in range(64):
+        (tmp_path / str(number)).write_text("pos:\t0\neventfd-count:                0\n")
+    assert EVENTFDS not in read_counters()

@@ -10,8 +10,10 @@ from vmm.scenario.features import Features
 from vmm.scenario.history import AnyOutcome, Done, Event, Mmio, Raced, Touched
 from vmm.scenario.operations import (
     READONLY,
+    CoalesceMmio,
     CreateIrqchip,
     GuestThread,
+    IoEventFd,
     Mapping,
     NewVm,
     Place,
@@ -62,6 +64,26 @@ def test_a_write_is_taken_without_an_exit() -> None:
 def test_what_is_not_within_the_registers_as_a_whole_is_a_hole(gpa: int) -> None:
     assert outcome_of(Touch(gpa)).mmio == (Mmio(gpa, False, b"\xff" * 4),)
     assert outcome_of(Touch(gpa, "write", value=1)).mmio == (Mmio(gpa, True, b"\1\0\0\0"),)
+
+
+WHOLE = CoalesceMmio(IOAPIC_GPA, IOAPIC_SIZE_BYTES)
+PART = IoEventFd("bell", IOAPIC_GPA + 0x10, 4)
+
+
+@pytest.mark.parametrize("devices", [(WHOLE,), (WHOLE, WHOLE), (PART,), (WHOLE, PART)])
+def test_what_lies_over_a_part_of_the_registers_may_hide_them(
+    devices: tuple[CoalesceMmio | IoEventFd, ...],
+) -> None:
+    made = Model((Mapping("a", 1),), Features(coalesced_mmio=True, ioeventfd=True))
+    for device in (*devices, CreateIrqchip()):
+        made.prefer(device)
+    assert made.allowed(Touch(IOAPIC_GPA, "write")) == ()
+    assert made.allowed(Sweep(IOAPIC_GPA, 2)) == ()
+    assert outcome_of(Touch(IOAPIC_GPA - 4), made).mmio
+    if PART in devices:
+        assert made.allowed(Touch(IOAPIC_GPA)) == ()
+    else:
+        assert outcome_of(Touch(IOAPIC_GPA), made).unknown
 
 
 def test_an_access_from_the_page_before_is_split_between_both() -> None:

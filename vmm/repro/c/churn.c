@@ -207,7 +207,27 @@ static int set_failing(void)
 	return set_region(refused, failing.flags, failing.gpa, failing.size, pair);
 }
 
-/* Creates, logs, moves and deletes a slot: each only after each of its allocations failed. */
+static struct { int file; uint32_t flags; } failing_event;
+
+/* Of any length: on two buses. */
+static int set_failing_event(void)
+{
+	return event_on(failing_event.file, SECOND, 0, 0, failing_event.flags);
+}
+
+static void fail_in_turn(int (*call)(void))
+{
+	int result = ENOMEM;
+
+	for (int nth = 1; nth < 40 && result == ENOMEM; nth++)
+		result = with_failing_allocation(call, nth);
+	expect(result == ENOMEM ? call() : result, SUCCESS);
+}
+
+/*
+ * Creates, logs, moves and deletes a slot, and adds an eventfd: each only after each of its
+ * allocations failed.
+ */
 static void fail_changes(void)
 {
 	static const typeof(failing) changes[] = {
@@ -216,13 +236,17 @@ static void fail_changes(void)
 	};
 
 	for (int i = 0; i < 5; i++) {
-		int result = ENOMEM;
-
 		failing = changes[i];
-		for (int nth = 1; nth < 40 && result == ENOMEM; nth++)
-			result = with_failing_allocation(set_failing, nth);
-		expect(result == ENOMEM ? set_failing() : result, SUCCESS);
+		fail_in_turn(set_failing);
 	}
+	if (ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_IOEVENTFD) <= 0)
+		return;
+	failing_event.file = must(eventfd(0, 0), "eventfd");
+	for (int off = 0; off < 2; off++) {
+		failing_event.flags = off ? KVM_IOEVENTFD_FLAG_DEASSIGN : 0;
+		fail_in_turn(set_failing_event);
+	}
+	close(failing_event.file);
 }
 
 static void prepare_changes(uint32_t slot)

@@ -3,7 +3,9 @@
 
 #define RING_BYTES (1 << 14)
 
-enum shape { PLAIN, WITH_RING, WITH_GUEST_MEMFD };
+#include <sys/eventfd.h>
+
+enum shape { PLAIN, WITH_RING, WITH_GUEST_MEMFD, WITH_EVENTFD };
 
 /* Another VM: slots in each address space, a dirty log or ring, and a vCPU that counts for ever. */
 struct life {
@@ -31,11 +33,35 @@ static void bind_a_memfd(struct life *life)
 	must(ioctl(life->vm, KVM_SET_USER_MEMORY_REGION2, &region), "a slot with a guest_memfd");
 }
 
+/* Has an eventfd signalled where the guest writes nothing. */
+static void await_an_event(struct life *life)
+{
+	struct kvm_ioeventfd event = {
+		.addr = 1 << 20, .len = 4, .fd = must(eventfd(0, 0), "an eventfd"),
+	};
+
+	must(ioctl(life->vm, KVM_IOEVENTFD, &event), "an ioeventfd");
+	close(event.fd);
+}
+
+/* Makes two MiB private where there is no slot. */
+static void make_private(struct life *life)
+{
+	struct { uint64_t address, size, attributes, flags; } wanted = {1 << 30, 2 << 20, 1 << 3, 0};
+
+	/* KVM_SET_MEMORY_ATTRIBUTES */
+	must(ioctl(life->vm, _IOC(_IOC_WRITE, KVMIO, 0xd2, sizeof(wanted)), &wanted), "attributes");
+}
+
 static void begin_life(struct life *life, enum shape shape)
 {
 	static const unsigned char count_for_ever[] = {
+		0xbb, 0x00, 0x08,		/* mov bx, 0x800 */
+		0xfe, 0x07,			/* inc byte [bx] */
+		0x81, 0xc3, 0x00, 0x10,		/* add bx, 0x1000 */
+		0x73, 0xf8,			/* jnc to inc: in each page */
 		0xff, 0x06, 0x00, 0x01,		/* inc word [0x100] */
-		0xeb, 0xfa,			/* jmp to the start */
+		0xeb, 0xfa,			/* jmp to that */
 	};
 	static const struct { unsigned slot, page, pages, flags; } slots[] = {
 		{0, 0, 1, 0}, {1, 1, 8, KVM_MEM_LOG_DIRTY_PAGES}, {2, 9, 7, 0},
@@ -51,6 +77,7 @@ static void begin_life(struct life *life, enum shape shape)
 			    -1, 0);
 	if (life->memory == MAP_FAILED)
 		leave(CANNOT_RUN, "mmap: %s", strerror(errno));
+	memset(life->memory, 0, 16 * PAGE);	/* what is there already, KVM may map ahead */
 	memcpy(life->memory, count_for_ever, sizeof(count_for_ever));
 	life->vm = must(ioctl(kvm, KVM_CREATE_VM, shape == WITH_GUEST_MEMFD), "KVM_CREATE_VM");
 	if (shape == WITH_RING)
@@ -70,6 +97,10 @@ static void begin_life(struct life *life, enum shape shape)
 
 		must(ioctl(life->vm, KVM_SET_USER_MEMORY_REGION, &region), "a slot");
 	}
+	if (shape == WITH_GUEST_MEMFD)
+		make_private(life);
+	if (shape == WITH_EVENTFD)
+		await_an_event(life);
 	life->vcpu = must(ioctl(life->vm, KVM_CREATE_VCPU, 0), "KVM_CREATE_VCPU");
 	life->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, life->vcpu, 0);
 	if (life->run == MAP_FAILED)
@@ -96,7 +127,7 @@ static void forget_life(struct life *life)
 }
 /*@ inturn */
 
-/* VMs have in turn what not all can have together: dirty bitmaps, a ring, a guest_memfd. */
+/* VMs have in turn a dirty ring, a guest_memfd and an ioeventfd: not all can have everything. */
 static enum shape next_shape(void)
 {
 	static unsigned turn;
@@ -104,11 +135,13 @@ static enum shape next_shape(void)
 	int types = ioctl(kvm, KVM_CHECK_EXTENSION, 235);	/* KVM_CAP_VM_TYPES */
 	int memfds = ioctl(kvm, KVM_CHECK_EXTENSION, 234);	/* KVM_CAP_GUEST_MEMFD */
 
-	switch (turn++ % 3) {
+	switch (turn++ % 4) {
 	case 1:
 		return has_ring ? WITH_RING : PLAIN;
 	case 2:
 		return types > 0 && types & 2 && memfds > 0 ? WITH_GUEST_MEMFD : PLAIN;
+	case 3:
+		return ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_IOEVENTFD) > 0 ? WITH_EVENTFD : PLAIN;
 	default:
 		return PLAIN;
 	}

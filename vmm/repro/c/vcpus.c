@@ -76,7 +76,10 @@ static int collect(struct ring *ring)
 			break;
 		ring->pages = realloc(ring->pages, (ring->found + 1) * sizeof(*ring->pages));
 		ring->pages[ring->found++] = (struct slot_page){entry->slot, entry->offset};
-		__atomic_store_n(&entry->flags, KVM_DIRTY_GFN_F_RESET, __ATOMIC_RELEASE);
+		/* The kernel ignores the flag of a dirty entry here: every other one keeps it. */
+		__atomic_store_n(&entry->flags,
+				 KVM_DIRTY_GFN_F_RESET | (ring->next & KVM_DIRTY_GFN_F_DIRTY),
+				 __ATOMIC_RELEASE);
 		ring->next++;
 	}
 	harvested += count;
@@ -143,6 +146,22 @@ static struct vcpu *vcpu(unsigned number)
 	}
 	return &vcpus[number];
 }
+/*@ mappedring */
+
+/* Where pages of a vCPU's file are mapped, those of its ring show its ring. */
+static void expect_ring(unsigned cpu, const char *mapped, uint64_t first_page, uint64_t pages)
+{
+	for (uint64_t page = first_page; page < first_page + pages; page++) {
+		uint64_t in_ring = (page - KVM_DIRTY_LOG_PAGE_OFFSET) * PAGE;
+
+		if (page < KVM_DIRTY_LOG_PAGE_OFFSET || in_ring >= ring_bytes)
+			continue;
+		if (memcmp(mapped + (page - first_page) * PAGE,
+			   (const char *)vcpu(cpu)->ring.entries + in_ring, PAGE))
+			leave(WRONG, "page %llu of the vCPU's file is mapped as another",
+			      (unsigned long long)page);
+	}
+}
 /*@ mapvcpu */
 
 /* Maps pages of a vCPU's file, and unmaps them; 0 or an errno. */
@@ -154,6 +173,7 @@ static int map_vcpu_pages(unsigned cpu, uint64_t first_page, uint64_t pages, int
 
 	if (mapped == MAP_FAILED)
 		return errno;
+	expect_ring(cpu, mapped, first_page, pages);	/*+ ring */
 	munmap(mapped, size);
 	return SUCCESS;
 }
