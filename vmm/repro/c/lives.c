@@ -47,7 +47,9 @@ static void await_an_event(struct life *life)
 /* Makes two MiB private where there is no slot. */
 static void make_private(struct life *life)
 {
-	struct { uint64_t address, size, attributes, flags; } wanted = {1 << 30, 2 << 20, 1 << 3, 0};
+	struct {
+		uint64_t address, size, attributes, flags;
+	} wanted = {1 << 30, 2 << 20, 1 << 3, 0};
 
 	/* KVM_SET_MEMORY_ATTRIBUTES */
 	must(ioctl(life->vm, _IOC(_IOC_WRITE, KVMIO, 0xd2, sizeof(wanted)), &wanted), "attributes");
@@ -132,6 +134,7 @@ static enum shape next_shape(void)
 {
 	static unsigned turn;
 	int has_ring = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_DIRTY_LOG_RING) >= RING_BYTES;
+	int has_events = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_IOEVENTFD) > 0;
 	int types = ioctl(kvm, KVM_CHECK_EXTENSION, 235);	/* KVM_CAP_VM_TYPES */
 	int memfds = ioctl(kvm, KVM_CHECK_EXTENSION, 234);	/* KVM_CAP_GUEST_MEMFD */
 
@@ -141,7 +144,7 @@ static enum shape next_shape(void)
 	case 2:
 		return types > 0 && types & 2 && memfds > 0 ? WITH_GUEST_MEMFD : PLAIN;
 	case 3:
-		return ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_IOEVENTFD) > 0 ? WITH_EVENTFD : PLAIN;
+		return has_events ? WITH_EVENTFD : PLAIN;
 	default:
 		return PLAIN;
 	}
