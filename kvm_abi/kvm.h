@@ -182,6 +182,16 @@ struct kvm_msrs {
     struct kvm_msr_entry entries[];
 };
 
+/* KVM_GET_LAPIC, KVM_SET_LAPIC */
+struct kvm_lapic_state {
+    char regs[0x400];
+};
+
+/* KVM_SET_VAPIC_ADDR */
+struct kvm_vapic_addr {
+    uint64_t vapic_addr;
+};
+
 /* KVM_GET_MP_STATE, KVM_SET_MP_STATE */
 struct kvm_mp_state {
     uint32_t mp_state;

@@ -18,6 +18,7 @@ from vmm.scenario.operations import (
     IoEventFd,
     NewVm,
     Scenario,
+    SetCoalescedRing,
     SwitchVm,
     Touch,
 )
@@ -186,6 +187,22 @@ SCENARIOS = (
         write(_GFN, 0x1234),
         CollectMmio(),
         CollectMmio(),
+    ),
+    _scenario(
+        "coalesced-ring-set-by-the-host",
+        "Writes are kept from where the host says that the ring goes on; beyond the ring's end "
+        "none is, and each exits.",
+        "coalesced_mmio_write; b60fe990c6b0",
+        _zone(),
+        *(write(_GFN, 0x1234), CollectMmio()),
+        *(
+            op
+            for index in (_RING_ENTRIES, _RING_ENTRIES + 1, 5)
+            for op in (
+                *(SetCoalescedRing(index), write(_GFN, index), write(_GFN + 1, 0x5A)),
+                *(CollectMmio(), CollectMmio()),
+            )
+        ),
     ),
     _scenario(
         "coalesced-in-part",

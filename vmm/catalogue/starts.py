@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import msgspec
 
-from vmm.catalogue._build import HUGE, WITHOUT_ZAP_ALL, A, Slot, at, read, write
+from vmm.catalogue._build import HUGE, WITHOUT_ZAP_ALL, A, B, Slot, at, read, write
 from vmm.catalogue._starts import (
     CODE,
     DATA,
@@ -246,6 +246,9 @@ _LARGE = Slot(3, 0x200, at("huge"), pages=HUGE.pages)
 _LEAF = Tables("huge", 0x220, GFNS, page=0x20)
 """Only the lowest level of these is used: a level above it would split the huge page."""
 
+
+_UPPER_GFN = 0x220
+"""Where the table of page tables is, in a huge page."""
 
 _INSIDE = Tables("huge", 0x220, GFNS, page=0x20, bits=USED)
 
@@ -516,6 +519,31 @@ SCENARIOS = (
         read(0x310),
         source="account_shadowed; kvm_mmu_gfn_disallow_lpage",
         mappings=(A, HUGE),
+    ),
+    start_scenario(
+        "with-an-upper-table-in-a-huge-page",
+        "A write to a table of page tables within a huge page takes effect, whatever else the "
+        "guest writes there.",
+        *USUAL.lay(),
+        *entries(at("a", 1), {0: _UPPER_GFN * PAGE_SIZE_BYTES | PLAIN}),
+        HostWrite(at("huge", 0x20), (USUAL.gfn + 3) * PAGE_SIZE_BYTES | PLAIN),
+        HostWrite(Place("huge", 0x20 * PAGE_SIZE_BYTES + 4), 0),
+        *lowest_level(at("b"), tuple(reversed(GFNS))),
+        *programs(),
+        *(TABLES.create(), CODE.create(), Slot(4, _SECOND_GFN, at("b")).create()),
+        _LARGE.create(),
+        *(write(0x310, VALUE), USUAL.run(2), write(0x311, VALUE)),
+        *(
+            operation
+            for number, gfn in enumerate((_SECOND_GFN, USUAL.gfn + 3, _SECOND_GFN))
+            for operation in (
+                write(_UPPER_GFN, gfn * PAGE_SIZE_BYTES | PLAIN, 0),
+                *(USUAL.run(2), write(0x312 + number, VALUE)),
+            )
+        ),
+        read(0x310),
+        source="account_shadowed: __kvm_write_track_add_gfn",
+        mappings=(A, B, HUGE),
     ),
     start_scenario(
         "and-leave-tables-in-large-pages",

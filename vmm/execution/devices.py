@@ -8,7 +8,7 @@ from kvm_abi.uapi import Cap
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
 from vmm.scenario.history import Done, Mmio, MmioKept, Refused
-from vmm.scenario.operations import CoalesceMmio, IoEventFd
+from vmm.scenario.operations import CoalesceMmio, IoEventFd, SetCoalescedRing
 
 
 class Devices:
@@ -36,6 +36,12 @@ class Devices:
             self._files[op.name] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         file = self._files[op.name]
         return _answer(lambda: self._vm.ioeventfd(file, op.gpa, op.length, op.match, on=op.on))
+
+    def set_ring(self, vcpu: Vcpu, op: SetCoalescedRing) -> Done:
+        """Let the ring of coalesced writes go on at an index, if there is one."""
+        if offset := self._vm.check_extension(Cap.COALESCED_MMIO):
+            vcpu.set_coalesced_ring(offset, op.index)
+        return Done()
 
     def collect(self, vcpu: Vcpu | None) -> MmioKept:
         """Read the coalesced writes, through any vCPU, and the counts of the eventfds."""

@@ -192,6 +192,8 @@ class _Execution(Closing):
             return self._of_device(op)
         if isinstance(op, ops.VmOperation):
             return self._of_vm(op)
+        if isinstance(op, ops.VapicOperation):
+            return self._machine.of_vapic(op)
         match op:
             case ops.SetMemoryAttributes():
                 return self._machine.set_memory_attributes(op)
@@ -257,6 +259,8 @@ class _Execution(Closing):
                 return self._machine.devices.coalesce(op)
             case ops.IoEventFd():
                 return self._machine.devices.ioeventfd(op)
+            case ops.SetCoalescedRing():
+                return self._machine.set_coalesced_ring(op)
             case ops.CollectMmio():
                 return self._machine.collect_mmio()
 

@@ -23,6 +23,7 @@ from vmm.execution.leftovers import InternalMemory
 from vmm.execution.memfds import MemfdFiles
 from vmm.execution.processes import FirstRun
 from vmm.execution.rings import RingHost
+from vmm.execution.vapics import of_vapic
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
@@ -46,6 +47,7 @@ from vmm.scenario.operations import (
     Scenario,
     SetApicBase,
     SetClockMsr,
+    SetCoalescedRing,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetNrMmuPages,
@@ -56,6 +58,7 @@ from vmm.scenario.operations import (
     Sweep,
     Touch,
     UnmapInternalSlots,
+    VapicOperation,
     guest_count,
     pages_of,
 )
@@ -147,6 +150,16 @@ class Machine:
         """Issue KVM_KVMCLOCK_CTRL: the guest's clock reports a pause."""
         self._cpu(op.vcpu)
         return pause_clock(self._vcpus[op.vcpu])
+
+    def of_vapic(self, op: VapicOperation) -> AnyOutcome:
+        """Issue a call for what of a vCPU's interrupts is in guest memory."""
+        self._cpu(op.vcpu)
+        return of_vapic(self._vcpus[op.vcpu], op)
+
+    def set_coalesced_ring(self, op: SetCoalescedRing) -> AnyOutcome:
+        """Let the ring of coalesced writes go on at an index."""
+        self._cpu(op.vcpu)
+        return self.devices.set_ring(self._vcpus[op.vcpu], op)
 
     def collect_mmio(self) -> MmioKept:
         """Read coalesced writes, and count the signals of eventfds."""

@@ -4,7 +4,7 @@ import errno
 import os
 
 from kvm_abi import mman, raw
-from kvm_abi.raw import KvmError, MmioLoop, PassedMmio, WrongAnswerError
+from kvm_abi.raw import CData, KvmError, MmioLoop, PassedMmio, WrongAnswerError
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Ioctl
 from vmm.kvm.exits import VcpuExit, decode
 from vmm.kvm.rings import DirtyRing
@@ -123,13 +123,10 @@ class Vcpu(VcpuState):
         ...     vcpu.run(), vcpu.coalesced_writes(vm.check_extension(Cap.COALESCED_MMIO))
         (Hlt(), [(8192, b'\x07', 0)])
         """
-        address = self._address + page_offset * PAGE_SIZE_BYTES
-        if self._run is None or (page_offset + 1) * PAGE_SIZE_BYTES > self._mmap_size_bytes:
-            raise ValueError("the vCPU is closed, or shares no ring")
-        ends = raw.cast("uint32_t *", address)
-        entries = raw.cast("struct kvm_coalesced_mmio *", address + 8)
+        ends = self._coalesced_ends(page_offset)
+        entries = raw.cast("struct kvm_coalesced_mmio *", raw.address_of(ends) + 8)
         first, last = int(ends[0]), int(ends[1])
-        if max(first, last) >= _COALESCED_ENTRIES:
+        if first != last and max(first, last) >= _COALESCED_ENTRIES:
             ring = f"a ring of {_COALESCED_ENTRIES} writes from {first} to {last}"
             raise WrongAnswerError("KVM_RUN", ring)
         found = []
@@ -139,6 +136,25 @@ class Vcpu(VcpuState):
             found.append((int(entry.phys_addr), data[: entry.len], int(entry.pio)))
             ends[0] = (ends[0] + 1) % _COALESCED_ENTRIES
         return found
+
+    def set_coalesced_ring(self, page_offset: int, index: int) -> None:
+        """Say that the VM's ring of coalesced writes is empty, and goes on at an index.
+
+        The kernel keeps no write while the index is beyond those of the ring. Raises `ValueError`
+        as `coalesced_writes` does.
+
+        >>> from vmm import Cap, Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.create_vcpu(0).set_coalesced_ring(vm.check_extension(Cap.COALESCED_MMIO), 169)
+        """
+        ends = self._coalesced_ends(page_offset)
+        ends[0] = ends[1] = index
+
+    def _coalesced_ends(self, page_offset: int) -> CData:
+        """Return a pointer to the ring's first and last. Raises `ValueError`."""
+        if self._run is None or (page_offset + 1) * PAGE_SIZE_BYTES > self._mmap_size_bytes:
+            raise ValueError("the vCPU is closed, or shares no ring")
+        return raw.cast("uint32_t *", self._address + page_offset * PAGE_SIZE_BYTES)
 
     def run(self) -> VcpuExit:
         r"""Let the guest run until an exit, and return it. Other Python threads keep running.

@@ -21,6 +21,7 @@ from vmm.kvm.registers import (
 
 _REGS_BYTES = raw.size_of("struct kvm_regs")
 _MSR_SMBASE, _FIRST_SMBASE = 0x9E, 0x30000
+_TPR, _SPIV, _APIC_ENABLED = 0x80, 0xF0, 1 << 8  # Registers of a local APIC, and a bit of SPIV.
 
 _Mode = tuple[str | int | tuple[int, int] | None, ...]
 """The mode that the special registers were set to, and its parameters."""
@@ -393,6 +394,60 @@ class VcpuState(Closing):
         for each in self._mode_sregs or ():
             each.apic_base = sregs.apic_base
 
+    def get_priority(self) -> int:
+        """Return the task priority (TPR) of the vCPU's local APIC. Raises `KvmError`, EINVAL.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.create_irqchip()
+        ...     vm.create_vcpu(0).get_priority()
+        0
+        """
+        return _number(self._lapic(), _TPR)
+
+    def set_apic(self, *, enabled: bool, priority: int | None = None) -> None:
+        """Enable the vCPU's local APIC by software, or not; it may get another task priority.
+
+        Raises `KvmError`, EINVAL without a local APIC in the kernel.
+
+        >>> from vmm import Kvm
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.create_irqchip()
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.set_apic(enabled=True, priority=0x30)
+        ...     hex(vcpu.get_priority())
+        '0x30'
+        """
+        lapic = self._lapic()
+        spurious = _number(lapic, _SPIV) & ~_APIC_ENABLED
+        _put(lapic, _SPIV, spurious | _APIC_ENABLED * enabled)
+        if priority is not None:
+            _put(lapic, _TPR, priority)
+        raw.ioctl(self.fd, Ioctl.SET_LAPIC, lapic)
+        for each in self._mode_sregs or ():  # A new mode sets CR8, which is a part of TPR.
+            each.cr8 = _number(lapic, _TPR) >> 4
+
+    def _lapic(self) -> CData:
+        lapic = raw.new("struct kvm_lapic_state *")
+        raw.ioctl(self.fd, Ioctl.GET_LAPIC, lapic)
+        return lapic
+
+    def set_vapic_addr(self, gpa: int) -> None:
+        """Say where in guest memory the vCPU's task priority is; 0: nowhere.
+
+        Raises `KvmError`, EINVAL for a gpa without a slot, or without a local APIC in the kernel.
+
+        >>> from vmm import Kvm, KvmError
+        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.create_irqchip()
+        ...     try:
+        ...         vm.create_vcpu(0).set_vapic_addr(0x1000)
+        ...     except KvmError as error:
+        ...         print(error)
+        KVM_SET_VAPIC_ADDR(vapic_addr=0x1000): EINVAL Invalid argument
+        """
+        raw.ioctl(self.fd, Ioctl.SET_VAPIC_ADDR, raw.new("struct kvm_vapic_addr *", (gpa,)))
+
     def send_smi(self) -> None:
         """Issue KVM_SMI: at the next `run` the vCPU enters system management mode.
 
@@ -456,3 +511,13 @@ class VcpuState(Closing):
             set_long_mode(long)
             self._mode_sregs = _ModeSregs(real, flat, long)
         return self._mode_sregs
+
+
+def _number(lapic: CData, register: int) -> int:
+    return int.from_bytes(raw.bytes_of(lapic, 4, register), "little")
+
+
+def _put(lapic: CData, register: int, value: int) -> None:
+    raw.memory_of(lapic, raw.size_of("struct kvm_lapic_state"))[register : register + 4] = (
+        value.to_bytes(4, "little")
+    )

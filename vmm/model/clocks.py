@@ -81,13 +81,14 @@ class _Clock:
     stopped: bool = False
 
 
-class _Target(NamedTuple):
+class Target(NamedTuple):
     """Where KVM writes a structure, or, if not sure, may write it: in a slot, and in a mapping."""
 
     slot: Memslot
     page: int
     mapping: str
     offset: int
+    size: int
     is_sure: bool
     can_be_written: bool
 
@@ -102,7 +103,7 @@ class Clocks:
         contents: Contents,
         tracking: Tracking,
     ) -> None:
-        self._spaces = spaces
+        self.spaces = spaces
         self._slots = spaces[0]
         self._backing = backing
         self._contents = contents
@@ -227,7 +228,7 @@ class Clocks:
                 yield kind, clock
 
     def _write(self, vcpu: int, kind: Clock, clock: _Clock, *, surely: bool) -> None:
-        target = self._place(clock.gpa, LAYOUTS[kind].size)
+        target = self.place(clock.gpa, LAYOUTS[kind].size)
         if target is None:
             return
         surely = surely and target.is_sure
@@ -242,7 +243,7 @@ class Clocks:
         """Write a structure that crosses into the next page, page by page (kvm_write_guest)."""
         first = _room(gpa)
         pieces = ((gpa, first), (gpa + first, LAYOUTS[kind].size - first))
-        places = [(self._place(at, size), size) for at, size in pieces]
+        places = [(self.place(at, size), size) for at, size in pieces]
         (one, _), (other, _) = places
         if (
             one is not None
@@ -260,12 +261,12 @@ class Clocks:
             if target is not None and target.can_be_written:
                 self._contents.blur(target.mapping, target.offset, size)
 
-    def _target(self, kind: Clock, gpa: int) -> _Target | None:
+    def _target(self, kind: Clock, gpa: int) -> Target | None:
         """Return where KVM would write a structure at a gpa; None if it cannot."""
-        target = self._place(gpa, min(LAYOUTS[kind].size, _room(gpa)))
+        target = self.place(gpa, min(LAYOUTS[kind].size, _room(gpa)))
         return target if target is not None and target.can_be_written else None
 
-    def _place(self, gpa: int, size: int) -> _Target | None:
+    def place(self, gpa: int, size: int) -> Target | None:
         """Return where bytes of a page are mapped; None without a writable slot."""
         gfn, at = divmod(gpa, PAGE_SIZE_BYTES)
         slot = self._slots.find(gfn)
@@ -274,13 +275,13 @@ class Clocks:
         page = gfn - slot.base_gfn
         place = self._backing.locate(slot.userspace_addr, page * PAGE_SIZE_BYTES + at)
         if place is None:
-            return _Target(slot, page, "", 0, is_sure=False, can_be_written=False)
+            return Target(slot, page, "", 0, size, is_sure=False, can_be_written=False)
         mapping, offset = place.mapping, place.offset
         can_be_written = self._backing.access(mapping, offset // PAGE_SIZE_BYTES) == "everything"
         (piece,) = self._backing.pieces(self._slots, gpa, size)
         # KVM reaches private memory, and slots with a guest_memfd, through the hva if at all.
         is_sure = slot.memfd is None and not piece.private
-        return _Target(slot, page, mapping, offset, is_sure, can_be_written)
+        return Target(slot, page, mapping, offset, size, is_sure, can_be_written)
 
     def _is_veiled(self, gpa: int, length: int, as_id: int) -> bool:
         """Whether some bytes are unknown when a vCPU reads them."""
@@ -289,7 +290,7 @@ class Clocks:
             for (_, kind), clock in self._clocks.items()
             if (target := self._target(kind, clock.gpa)) is not None
         ]
-        for piece in self._backing.pieces(self._spaces[as_id], gpa, length):
+        for piece in self._backing.pieces(self.spaces[as_id], gpa, length):
             if piece.kind != "memory":
                 continue
             start, end = piece.offset, piece.offset + piece.length

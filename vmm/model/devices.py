@@ -8,6 +8,7 @@ within a page, by itself.
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -23,6 +24,7 @@ from vmm.scenario.operations import (
     DeviceOperation,
     Instruction,
     IoEventFd,
+    SetCoalescedRing,
 )
 
 COALESCED = documented(
@@ -42,6 +44,12 @@ COALESCED_PORTS = documented(
     "a write to a coalesced port is kept in the ring, as one to a port, and does not exit while "
     "there is room",
     "api.rst 4.116; 0804c849f1df, coalesced_mmio_write",
+)
+COALESCED_ENDS = source(
+    "coalesced-ends",
+    "what userspace writes to the ends of the ring of coalesced writes is where the kernel goes "
+    "on, and beyond the ring's end it keeps no write, which exits",
+    "coalesced_mmio_write; b60fe990c6b0",
 )
 DEVICES_MOST = source(
     "devices-most",
@@ -138,6 +146,13 @@ class Devices:
     of_ports: list[int] = field(default_factory=list)
     """Which of those that are kept are writes to a port."""
     counts: dict[str, int] = field(default_factory=dict)
+    is_out: bool = False
+    """Whether userspace has said that the ring goes on beyond its end."""
+
+    @property
+    def room(self) -> int:
+        """How many more writes the ring holds."""
+        return 0 if self.is_out else RING_ENTRIES - len(self.kept)
 
     @property
     def exist(self) -> bool:
@@ -153,6 +168,8 @@ class Devices:
                 return (self._ioeventfd(op),) if self.features.ioeventfd else _UNKNOWN
             case CollectMmio():
                 return (self._collect(),)
+            case SetCoalescedRing():
+                return (Allowed(Done(), COALESCED_ENDS, partial(self._set_ring, op.index)),)
 
     def _coalesce(self, op: CoalesceMmio) -> tuple[Allowed, ...]:
         """Return the outcome of registering or unregistering a range."""
@@ -214,6 +231,11 @@ class Devices:
         rule = COALESCED_PORTS if self.of_ports else rule
         return Allowed(MmioKept(tuple(self.kept), events, tuple(self.of_ports)), rule, apply)
 
+    def _set_ring(self, index: int) -> None:
+        self.kept.clear()
+        self.of_ports.clear()
+        self.is_out = index > RING_ENTRIES
+
     def keep_of_port(self, port: int, data: bytes) -> None:
         """Note that a write to a port is kept."""
         self.of_ports.append(len(self.kept))
@@ -242,7 +264,7 @@ class Devices:
             return None
         event = next((each for each in events if each.takes(exit_.gpa, exit_.data)), None)
         holds = any(_holds(each, exit_.gpa, len(exit_.data)) for each in self.ranges)
-        return Taken(event, holds and len(self.kept) + kept < RING_ENTRIES)
+        return Taken(event, holds and kept < self.room)
 
     def signal(self, event: Eventfd) -> None:
         """Note that an eventfd was signalled."""
@@ -295,8 +317,8 @@ def _sent(devices: Devices, allowed: Allowed, width: int) -> Allowed:
     outcome = allowed.outcome
     if not isinstance(outcome, Ran):
         return allowed
-    room = RING_ENTRIES - len(devices.kept)
-    kept = [outcome.sent[at : at + width] for at in range(0, len(outcome.sent), width)][:room]
+    kept = [outcome.sent[at : at + width] for at in range(0, len(outcome.sent), width)]
+    kept = kept[: devices.room]
 
     def adopt() -> None:
         allowed.adopt()

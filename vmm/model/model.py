@@ -191,9 +191,14 @@ class Model:
         if isinstance(operation, ops.InternalOperation):
             return (vm.internal.allowed(operation),)
         if isinstance(operation, ops.DeviceOperation):
-            return vm.mmio.allowed(operation)
+            found = vm.mmio.allowed(operation)
+            if isinstance(operation, ops.SetCoalescedRing):
+                return vm.by_vcpu(operation.vcpu, found)
+            return found
         if isinstance(operation, ops.ClockOperation):
             return vm.by_vcpu(operation.vcpu, vm.clocks.allowed(operation))
+        if isinstance(operation, ops.VapicOperation):
+            return vm.by_vcpu(operation.vcpu, vm.vapics.allowed(operation))
         return self._of_vm(operation)
 
     def why_unknown(self, operation: AnyOperation) -> str:
@@ -266,6 +271,7 @@ class Model:
         if not allowed and isinstance(operation, _BY_A_VCPU):
             self._vm.internal.use_vcpu(operation.vcpu)
             self._vm.clocks.may_write(operation.vcpu)
+            self._vm.vapics.may_run(operation.vcpu)
         return Followed(allowed)
 
     def prefer(self, operation: AnyOperation) -> tuple[Allowed, ...]:
@@ -345,19 +351,20 @@ class Model:
         has_clocks_and_ring = bool(clocks) and self._vm.tracking.ring is not None
         internal = self._vm.internal
         is_met = internal.irqchip and (bool(internal.apic_bases) or _meets_device(race))
-        return has_clocks_and_ring or is_met
+        return has_clocks_and_ring or is_met or self._vm.vapics.exist
 
     def _inspect(self) -> Allowed:
         hidden = self._backing.absent
         changes = self._contents.changes(hidden)
         room, due = self._contents.room(hidden), self._contents.due(hidden)
         is_clocks = bool(due) or (bool(room) and not self._contents.is_blurred)
-        rule = CLOCK_WRITES if is_clocks else CONTENT
+        rule = CLOCK_WRITES if is_clocks else self._vm.vapics.wrote or CONTENT
         outcome = Inspected(changes, room, due)
         return Allowed(outcome, rule, partial(self._inspected, hidden))
 
     def _inspected(self, hidden: Container[PageKey]) -> None:
         self._contents.forget_changes(hidden)
+        self._vm.vapics.wrote = None
         if self._vm.tracking.ring is not None:
             self._vm.tracking.ring.rest()
 

@@ -24,6 +24,7 @@ from vmm.model import (
     starts,
     transfers,
     userend,
+    vapics,
 )
 from vmm.model.races import judge as races, rings as race_rings
 from vmm.model.rule import Rule
@@ -43,6 +44,7 @@ _MODULES = (
         model,
         devices,
         clocks,
+        vapics,
         dirty,
         rings,
         races,

@@ -25,6 +25,7 @@ from vmm.model.rings import RING_EXACT
 from vmm.model.rule import source
 from vmm.model.starts import Starts
 from vmm.model.userend import UserEnd
+from vmm.model.vapics import Vapics
 from vmm.scenario.features import Features
 from vmm.scenario.history import Closed, Done, Refused, RingPages, Stopped, Touched
 from vmm.scenario.instructions import accessed
@@ -79,6 +80,7 @@ class VmState:
         self.tracking = Tracking(self.spaces, features)
         self.mmio = Devices(features, self._has_irqchip)
         self.clocks = Clocks(self.spaces, backing, contents, self.tracking)
+        self.vapics = Vapics(self.clocks, backing, contents, self.tracking, self._has_irqchip)
         self.internal = InternalSlots(features, self.tracking.vcpus, self._is_taken)
         self._accesses, self._emulated = (
             tuple(
@@ -124,7 +126,7 @@ class VmState:
         return (
             vcpu in self.tracking.vcpus
             and not (self.internal.slots or self.mmio.ranges or self.mmio.events)
-            and not self.clocks.exist
+            and not (self.clocks.exist or self.vapics.apics)
             and not self.internal.apic_bases
             and self._contents.knows_all
         )
@@ -141,6 +143,8 @@ class VmState:
                 accesses = sent(self.mmio, accesses, op)
         if self.clocks.exist or not self._contents.knows_all:
             accesses = self.clocks.met(op, accesses)
+        if self.vapics.apics:
+            accesses = self.vapics.met(op, accesses)
         return self.by_vcpu(op.vcpu, accesses)
 
     def _meets_another_device(self, op: Touch | Sweep | Execute | Instruction) -> bool:
@@ -191,6 +195,8 @@ class VmState:
         """Return the allowed outcomes of a start; none if they are unknown."""
         if op.as_id >= len(self.spaces) or (self._contents.is_blurred and op.tables is not None):
             return ()
+        if self.vapics.exist:
+            return ()
         usual = self._before_slots(self._starts[op.as_id].outcomes(op, self._in_smm(op)))
         return inside_smm(usual) if op.as_id == SMM else usual
 
@@ -200,6 +206,8 @@ class VmState:
             return "there is no such address space"
         if self._contents.is_blurred and op.tables is not None:
             return "what its page tables hold is not known"
+        if self.vapics.exist:
+            return "KVM writes priorities to memory meanwhile"
         return self._starts[op.as_id].why_unknown(op, self._in_smm(op))
 
     def _in_smm(self, op: Start) -> Accesses | None:

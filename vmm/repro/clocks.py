@@ -19,7 +19,11 @@ def set_clock(account: Account, op: SetClockMsr, step: Expectation) -> list[str]
     account.use("setclock")
     enable = " | KVM_MSR_ENABLED" if op.clock != "wall_clock" else ""
     data = f"{unsigned(op.gpa)}{enable}" if op.on else "0"
-    call = f"set_msr({op.vcpu}, {_MSRS[op.clock]}, {data})"
+    return msrs_checked(account, f"set_msr({op.vcpu}, {_MSRS[op.clock]}, {data})", step)
+
+
+def msrs_checked(account: Account, call: str, step: Expectation) -> list[str]:
+    """Return a call of KVM_SET_MSRS, and the check of how many MSRs it sets."""
     numbers = [_number(each.outcome) for each in step.allowed]
     if len(numbers) < 2:
         return [f"expect_msrs({call}, {number});" for number in numbers] or [f"(void){call};"]

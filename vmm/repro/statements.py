@@ -11,6 +11,7 @@ from vmm.repro.expectations import Expectation
 from vmm.repro.hostchanges import changes
 from vmm.repro.raceforms import race
 from vmm.repro.tracking import clear_log, enable, get_log, harvest
+from vmm.repro.vapics import of_vapic
 from vmm.scenario import operations as ops
 from vmm.scenario.history import Inspected, MmioKept, PreFaulted, Refused, Unmapped
 from vmm.scenario.hostpages import HostPages
@@ -95,6 +96,8 @@ class Statements:
             return self._of_internal_slots(op, step)
         if isinstance(op, ops.DeviceOperation):
             return self._of_device(op, step)
+        if isinstance(op, ops.VapicOperation):
+            return of_vapic(self.account, op, step)
         if isinstance(op, ops.VmOperation):
             return self._of_vm(op, step)
         return self._of_memory(op, step)
@@ -185,6 +188,9 @@ class Statements:
                 return [account.checked(self._ioeventfd(op), step)]
             case ops.CollectMmio():
                 return self._collect(step)
+            case ops.SetCoalescedRing():
+                account.use("setring")
+                return [f"set_coalesced_ring({op.vcpu}, {op.index}u);"]
 
     def _of_vm(self, op: ops.VmOperation, step: Expectation) -> Iterable[str]:
         account = self.account

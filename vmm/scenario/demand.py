@@ -246,7 +246,7 @@ class _Account:
             self._of_memfd(op)
         elif isinstance(op, ops.InternalOperation):
             self._us += 20 * _CALL_US if isinstance(op, ops.CreateVcpu) else _VM_US
-        elif isinstance(op, (ops.DeviceOperation, ops.ClockOperation)):
+        elif isinstance(op, (ops.DeviceOperation, ops.ClockOperation, ops.VapicOperation)):
             self._us += 5 * _CALL_US
         elif isinstance(op, ops.VmOperation):
             self._of_vm(op)

@@ -49,4 +49,19 @@ class CollectMmio(Operation, frozen=True, tag="collect_mmio", gc=False):
     """
 
 
-DeviceOperation = CoalesceMmio | IoEventFd | CollectMmio
+class SetCoalescedRing(Operation, frozen=True, tag="set_coalesced_ring", gc=False):
+    """The host says that the ring of coalesced writes is empty, and goes on at an index.
+
+    It writes both ends of the ring, ``first`` and ``last``. The kernel keeps nothing while the
+    index is beyond those of the ring. What it has kept before is lost.
+
+    >>> from vmm import operations
+    >>> operations.SetCoalescedRing(169).vcpu
+    0
+    """
+
+    index: int
+    vcpu: int = 0
+
+
+DeviceOperation = CoalesceMmio | IoEventFd | CollectMmio | SetCoalescedRing

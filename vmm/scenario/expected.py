@@ -39,6 +39,7 @@ _Call = (
     | ops.CoalesceMmio
     | ops.IoEventFd
     | ops.KvmclockCtrl
+    | ops.SetVapicAddr
 )
 """Operations that are one call to KVM, which succeeds or fails with an errno."""
 
@@ -52,9 +53,12 @@ _NoCall = (
     | ops.PunchGuestMemfd
     | ops.ResizeGuestMemfd
     | ops.SetApicBase
+    | ops.SetApic
     | ops.UnmapInternalSlots
     | ops.CollectMmio
+    | ops.SetCoalescedRing
     | ops.SetClockMsr  # KVM_SET_MSRS returns how many MSRs were set.
+    | ops.SetPageMsr
     | ops.Race
     | ops.Lives
     | ops.Churn

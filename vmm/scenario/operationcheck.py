@@ -50,6 +50,9 @@ from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
 from vmm.scenario.standing import MayStand
 
 _CLOCK_ALIGNMENT = 4
+_MOST_PRIORITY, _VAPIC_BYTES = 0xFF, 4
+_PAGE_MSR_STEPS: dict[ops.PageMsr, int] = {"pv_eoi": 2, "assist_page": PAGE_SIZE_BYTES}
+"""The lowest bit enables the MSR, and those of an assist page below a page mean nothing."""
 _NO_SUCH_SPACE = ".as_id: guests look at as_id 1 where $.needs names smm"
 
 
@@ -103,6 +106,8 @@ class OperationChecker:
             return self._of_device(op)
         if isinstance(op, ops.ClockOperation):
             return self._clock(op) if isinstance(op, ops.SetClockMsr) else self._vcpu(op.vcpu)
+        if isinstance(op, ops.VapicOperation):
+            return self._of_vapic(op)
         if isinstance(op, ops.VmOperation):
             return self._of_vm(op)
         match op:
@@ -200,6 +205,10 @@ class OperationChecker:
                 return self._coalesced(op)
             case ops.IoEventFd():
                 return self._ioeventfd(op)
+            case ops.SetCoalescedRing():
+                if not 0 <= op.index < 1 << 32:
+                    return ".index: an unsigned 32-bit number is needed"
+                return self._vcpu(op.vcpu)
             case ops.CollectMmio():
                 return ""
 
@@ -284,6 +293,22 @@ class OperationChecker:
             return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
         if op.gpa < self._guest_gpas.stop and op.gpa + size > self._guest_gpas.start:
             return f".gpa: the guest's own memory is at {self._guest.gpa:#x}; move $.guest.gpa"
+        return self._vcpu(op.vcpu)
+
+    def _of_vapic(self, op: ops.VapicOperation) -> str:
+        match op:
+            case ops.SetApic():
+                if op.priority is not None and not 0 <= op.priority <= _MOST_PRIORITY:
+                    return f".priority: not within 0 to {_MOST_PRIORITY:#x}"
+            case ops.SetVapicAddr() | ops.SetPageMsr():
+                size = PAGE_SIZE_BYTES if isinstance(op, ops.SetPageMsr) else _VAPIC_BYTES
+                if not 0 <= op.gpa <= (1 << MAX_GPA_BITS) - size:
+                    return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
+                if isinstance(op, ops.SetPageMsr) and op.gpa % _PAGE_MSR_STEPS[op.msr]:
+                    return f".gpa: a multiple of {_PAGE_MSR_STEPS[op.msr]:#x} is needed"
+                if op.gpa < self._guest_gpas.stop and op.gpa + size > self._guest_gpas.start:
+                    gpa = self._guest.gpa
+                    return f".gpa: the guest's own memory is at {gpa:#x}; move $.guest.gpa"
         return self._vcpu(op.vcpu)
 
     def _ioeventfd(self, op: ops.IoEventFd) -> str:

@@ -27,6 +27,7 @@ from vmm.scenario.device_operations import (
     CollectMmio as CollectMmio,
     DeviceOperation as DeviceOperation,
     IoEventFd as IoEventFd,
+    SetCoalescedRing as SetCoalescedRing,
 )
 from vmm.scenario.dirty_operations import (
     FIRST_RING_PAGE as FIRST_RING_PAGE,
@@ -68,6 +69,13 @@ from vmm.scenario.memfd_operations import (
 )
 from vmm.scenario.operation import AsId as AsId, Hex, Operation
 from vmm.scenario.start_operation import SMBASE as SMBASE, Start as Start
+from vmm.scenario.vapic_operations import (
+    PageMsr as PageMsr,
+    SetApic as SetApic,
+    SetPageMsr as SetPageMsr,
+    SetVapicAddr as SetVapicAddr,
+    VapicOperation as VapicOperation,
+)
 from vmm.scenario.vm_operations import (
     CHURN_GFNS as CHURN_GFNS,
     MAX_VMS as MAX_VMS,
@@ -292,6 +300,7 @@ AnyOperation = (
     | InternalOperation
     | DeviceOperation
     | ClockOperation
+    | VapicOperation
     | VmOperation
 )
 

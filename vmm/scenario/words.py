@@ -38,6 +38,7 @@ _CLOCK_MSRS = {
     "system_time": "SYSTEM_TIME_NEW",
     "steal_time": "STEAL_TIME",
 }
+_PAGE_MSRS = {"pv_eoi": "MSR_KVM_PV_EOI_EN", "assist_page": "HV_X64_MSR_VP_ASSIST_PAGE"}
 _MANY = 8
 
 
@@ -84,6 +85,8 @@ def operation(op: AnyOperation) -> str:
         return _of_device(op)
     if isinstance(op, ops.ClockOperation):
         return _of_clock(op)
+    if isinstance(op, ops.VapicOperation):
+        return _of_vapic(op)
     if isinstance(op, ops.VmOperation):
         return _of_vm(op)
     match op:
@@ -197,6 +200,8 @@ def _of_device(op: ops.DeviceOperation) -> str:
             return f"KVM_IOEVENTFD({where}) for {shown(op.name)}"
         case ops.CollectMmio():
             return "host collects coalesced writes, and counts the signals of eventfds"
+        case ops.SetCoalescedRing():
+            return f"host lets the ring of coalesced writes go on at {op.index}"
 
 
 def _of_clock(op: ops.ClockOperation) -> str:
@@ -207,6 +212,20 @@ def _of_clock(op: ops.ClockOperation) -> str:
             return f"{_vcpu(op.vcpu)}: KVM_SET_MSRS(MSR_KVM_{_CLOCK_MSRS[op.clock]} = {data})"
         case ops.KvmclockCtrl():
             return f"{_vcpu(op.vcpu)}: KVM_KVMCLOCK_CTRL()"
+
+
+def _of_vapic(op: ops.VapicOperation) -> str:
+    vcpu = _vcpu(op.vcpu)
+    match op:
+        case ops.SetVapicAddr():
+            return f"{vcpu}: KVM_SET_VAPIC_ADDR({op.gpa:#x})"
+        case ops.SetApic():
+            priority = "" if op.priority is None else f", TPR={op.priority:#x}"
+            enabled = "enabled" if op.enabled else "disabled"
+            return f"{vcpu}: KVM_SET_LAPIC({enabled} by software{priority})"
+        case ops.SetPageMsr():
+            data = f"{op.gpa:#x} | 1" if op.on else "0"
+            return f"{vcpu}: KVM_SET_MSRS({_PAGE_MSRS[op.msr]} = {data})"
 
 
 def _of_vm(op: ops.VmOperation) -> str:

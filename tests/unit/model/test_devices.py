@@ -18,6 +18,7 @@ from vmm.scenario.operations import (
     IoEventFd,
     Mapping,
     Place,
+    SetCoalescedRing,
     SetUserMemoryRegion,
     Touch,
 )
@@ -165,3 +166,17 @@ def test_a_port_exits_once_the_ring_is_full() -> None:
     many = Instruction("rep-outs", 0x1000, 1, count=RING_ENTRIES + 3)
     sent, kept = out(DATA, instruction=many)
     assert (len(sent), len(kept.ports)) == (3, RING_ENTRIES)
+
+
+@pytest.mark.parametrize(
+    ("index", "kept"), [(0, True), (169, True), (170, False), (0xFFFF_FFFF, False)]
+)
+def test_the_kernel_goes_on_where_the_host_says_unless_that_is_beyond_the_ring(
+    index: int, kept: bool
+) -> None:
+    ring = (CoalesceMmio(0x100100, 16), CoalesceMmio(DATA_PORT, 4, pio=True))
+    lost = (Touch(0x100100, "write", 4, 7), SetCoalescedRing(index))
+    stored = ((), MmioKept((FIRST, SECOND)))
+    exits = ((Mmio(0x100100, True, LOW + HIGH),), MmioKept())
+    assert after(*ring, *lost) == (stored if kept else exits)
+    assert after(*ring, SetCoalescedRing(0xFFFF_FFFF), SetCoalescedRing(3)) == stored

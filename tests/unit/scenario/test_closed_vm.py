@@ -52,8 +52,12 @@ BOUND: tuple[AnyOperation, ...] = (
     ops.CoalesceMmio(0x1000, 0x1000),
     ops.IoEventFd("e", 0x1000),
     ops.CollectMmio(),
+    ops.SetCoalescedRing(0),
     ops.SetClockMsr("steal_time", 0x1000),
     ops.KvmclockCtrl(),
+    ops.SetVapicAddr(0x1000),
+    ops.SetApic(),
+    ops.SetPageMsr("pv_eoi", 0x1000),
 )
 
 

@@ -10,7 +10,7 @@ from vmm.verdict.ideal import EVERYTHING
 
 DECIMAL = {
     *("slot", "vcpu", "vcpus", "argument", "count", "first_page", "num_pages", "pages", "times"),
-    *("fail_nth", "rounds", "pause", "windows", "vm", "length", "migrates", "pio"),
+    *("fail_nth", "rounds", "pause", "windows", "vm", "length", "migrates", "pio", "index"),
 }
 """Ids, indexes and counts: people read them in decimal."""
 

@@ -18,6 +18,7 @@ from vmm.scenario.operations import (
     CollectMmio,
     Instruction,
     IoEventFd,
+    SetCoalescedRing,
     Touch,
 )
 
@@ -45,7 +46,10 @@ _WIDTHS = (*_TOUCHES, 8)
 _RING = 170
 """One write more than the ring holds."""
 
-_BURST_SHARE, _PORTS_SHARE = 0.02, 0.04
+_BURST_SHARE, _PORTS_SHARE, _RING_SET_SHARE = 0.02, 0.04, 0.03
+_RING_ENDS = (0, 0, 5, 169, 170)
+"""Where the host lets the ring go on; the last is beyond its end."""
+
 _VALUES = 1 << 32
 
 
@@ -77,6 +81,8 @@ class Devices:
                 yield from self._write()
             if dice.chance(0.7):
                 yield CollectMmio()
+            if dice.chance(_RING_SET_SHARE):
+                yield SetCoalescedRing(dice.pick(_RING_ENDS), dice.below(self._pools.vcpus))
 
     def _range(self, gfn: int) -> CoalesceMmio:
         offset, size = _RANGES[gfn // 2 % len(_RANGES)]

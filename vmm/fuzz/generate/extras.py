@@ -46,6 +46,7 @@ from vmm.scenario.operations import (
     EnableCap,
     HarvestDirtyRing,
     HostChangeKind,
+    HostWrite,
     Inspect,
     Instruction,
     KvmclockCtrl,
@@ -54,18 +55,22 @@ from vmm.scenario.operations import (
     Mapping,
     MapVcpuPages,
     NewVm,
+    PageMsr,
     Place,
     PreFaultMemory,
     PunchGuestMemfd,
     ResetDirtyRings,
     ResizeGuestMemfd,
+    SetApic,
     SetClockMsr,
     SetIdentityMapAddr,
     SetMemoryAttributes,
     SetNrMmuPages,
+    SetPageMsr,
     SetTssAddr,
     SetUserMemoryRegion,
     SetUserMemoryRegion2,
+    SetVapicAddr,
     Sweep,
     SwitchVm,
     Touch,
@@ -120,6 +125,11 @@ _CLOCKS: tuple[Clock, ...] = ("system_time", "steal_time", "steal_time", "wall_c
 _CLOCK_OFFSETS = (0x400, 0x400, 0x710, 0x7C0, 0xF80)
 """Where there is no touch and no code; one of them is not aligned as steal time must be."""
 
+_VAPIC_OFFSETS = (0x400, 0x400, 0x404, 0x711, 0xF80)
+"""Where there is no touch and no code."""
+
+_PAGE_MSRS: tuple[PageMsr, ...] = get_args(PageMsr)
+
 _IDLE_GPA = 0x7000_0040
 """A touch here lets a vCPU run; random scenarios have no slot here."""
 
@@ -166,6 +176,7 @@ class Extras:
             "ahead": self._pre_fault,
             "vms": self._switch,
             "clocks": self._clock,
+            "vapics": self._vapic,
             "devices": Devices(dice, pools).next,
             "starts": self._starts.next,
             "interrupts": self._interrupts.next,
@@ -194,6 +205,8 @@ class Extras:
             acquire = features.dirty_ring_acq_rel and dice.chance(0.3)
             size_bytes = features.dirty_ring_bytes * dice.pick((1, 1, 2))
             yield EnableCap("DIRTY_LOG_RING_ACQ_REL" if acquire else "DIRTY_LOG_RING", size_bytes)
+        if "vapics" in self._pools.subjects and dice.chance(0.9):
+            yield CreateIrqchip()
         if "starts" in self._pools.subjects:
             yield from self._starts.begin()
         if "interrupts" in self._pools.subjects:
@@ -429,6 +442,30 @@ class Extras:
         if dice.chance(0.6):
             yield KvmclockCtrl(vcpu)
         yield Touch(_IDLE_GPA, vcpu=vcpu)
+        if dice.chance(0.5):
+            yield Inspect()
+
+    def _vapic(self) -> Iterator[AnyOperation]:
+        """Yield what concerns a local APIC in memory, and a run with a look at memory after it."""
+        dice, pools = self._dice, self._pools
+        gpa = dice.pick(pools.gfns) * PAGE_SIZE_BYTES + dice.pick(_VAPIC_OFFSETS)
+        is_near = within_reach(gpa, PAGE_SIZE_BYTES, pools.reach)
+        what = dice.below(6)
+        if what < 3 and is_near:
+            yield SetVapicAddr(gpa if dice.chance(0.9) else 0)
+        elif what == 3 and is_near:
+            msr = dice.pick(_PAGE_MSRS if pools.spaces == (0,) else ("pv_eoi",))
+            start = gpa - gpa % PAGE_SIZE_BYTES
+            yield SetPageMsr(msr, start if msr == "assist_page" else gpa & ~1, dice.chance(0.8))
+        elif what == 4 and self._world.slots:
+            mapping = dice.pick(pools.mappings)
+            page = dice.below(min(mapping.pages, 8))
+            place = Place(mapping.name, page * PAGE_SIZE_BYTES + dice.pick(_VAPIC_OFFSETS))
+            if place.offset + 4 <= mapping.pages * PAGE_SIZE_BYTES:
+                yield HostWrite(place, dice.below(1 << 32) & ~0xF)
+        priority = dice.below(16) << 4 | dice.pick((0, 0, 0, 3))
+        yield SetApic(dice.chance(0.7), dice.pick((None, priority)))
+        yield Touch(_IDLE_GPA)
         if dice.chance(0.5):
             yield Inspect()
 

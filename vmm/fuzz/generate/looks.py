@@ -53,7 +53,7 @@ class Looks:
         self._other = dice.pick((0.0, 0.05, 0.2))
         self._logs = dice.pick((0.05, 0.3, 0.6))
         self._instructions = 0.0
-        self._is_plain = not pools.subjects.isdisjoint(("clocks", "devices"))
+        self._is_plain = not pools.subjects.isdisjoint(("clocks", "devices", "vapics"))
         """Whether guests only touch, within a page: near clocks or devices only that is judged."""
         if pools.subjects.isdisjoint(("memfds", "internal")) and not self._is_plain:
             self._instructions = dice.pick((0.0, 0.05, 0.2, 0.5))

@@ -185,6 +185,8 @@ def with_odd_subject(drawn: Pools, subject: str, features: Features) -> Pools:
     chosen = replace(drawn, subjects=frozenset((subject,)))
     if subject == "smis":
         return _with_smram(chosen)
+    if subject == "vapics":  # With a local APIC all vCPUs but the first would wait.
+        return replace(chosen, vcpus=1)
     if subject != "interrupts":
         return chosen
     mappings = drawn.mappings

@@ -46,6 +46,9 @@ _LARGE = 0.03
 _BARE = 0.03
 _MORE_DEVICES, _MORE_HIGH_DEVICES = 0.1, 0.3
 """Devices are looked at more often than other newer subjects: only there are they looked at."""
+_VAPIC_SHARE = 0.4
+"""What else KVM writes to guest memory by itself takes the place of clocks so often."""
+
 _CROWDS = 0.05
 _LENGTHS = ((3, 12), (12, 60), (60, 200), (150, 400))
 """How many region calls a scenario has: from, to."""
@@ -106,7 +109,10 @@ def _with_odd_subject(drawn: pools.Pools, features: Features, dice: Dice) -> poo
     if drawn.subjects or not subjects:
         return drawn
     if dice.chance(_ODD_SHARE):
-        return pools.with_odd_subject(drawn, dice.pick(subjects), features)
+        subject = dice.pick(subjects)
+        if subject == "clocks" and features.irqchip and dice.chance(_VAPIC_SHARE):
+            subject = "vapics"
+        return pools.with_odd_subject(drawn, subject, features)
     more = _MORE_DEVICES if drawn.reach == pools.REACH else _MORE_HIGH_DEVICES
     if "devices" in subjects and dice.chance(more):
         return pools.with_odd_subject(drawn, "devices", features)

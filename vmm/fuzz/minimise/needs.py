@@ -44,6 +44,8 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
         yield from _of_device(op)
     elif isinstance(op, ops.ClockOperation):
         yield from _of_clock(op)
+    elif isinstance(op, ops.VapicOperation):
+        pass  # The creation of the local APIC has the need.
     elif isinstance(op, ops.VmOperation):
         yield from _of_vm(op)
     else:
@@ -134,6 +136,8 @@ def _of_device(op: ops.DeviceOperation) -> Iterator[str]:
                 yield "coalesced_pio"
         case ops.IoEventFd():
             yield "ioeventfd"
+        case ops.SetCoalescedRing():
+            yield "coalesced_mmio"
         case ops.CollectMmio():
             pass
         case _:

@@ -186,3 +186,33 @@ static void set_apic_base(unsigned cpu, uint64_t gpa)
 
 	reset->apic_base = gpa | (reset->apic_base & 0xfff);
 }
+/*@ setapic */
+
+/*
+ * Enables a vCPU's local APIC by software, or not, with this task priority (-1: as it is); 0 or an
+ * errno.
+ */
+static int set_apic(unsigned cpu, bool enabled, int priority)
+{
+	struct kvm_lapic_state lapic;
+	uint32_t *spurious = (uint32_t *)&lapic.regs[0xf0], *tpr = (uint32_t *)&lapic.regs[0x80];
+
+	if (ioctl(vcpu(cpu)->fd, KVM_GET_LAPIC, &lapic))
+		return errno;
+	*spurious = (*spurious & ~0x100u) | (enabled ? 0x100u : 0);
+	if (priority >= 0)
+		*tpr = priority;
+	if (ioctl(vcpu(cpu)->fd, KVM_SET_LAPIC, &lapic))
+		return errno;
+	vcpu(cpu)->reset.cr8 = *tpr >> 4;	/* The mode of the next guest sets it. */
+	return SUCCESS;
+}
+/*@ vapicaddr */
+
+/* KVM_SET_VAPIC_ADDR; 0 or an errno. */
+static int set_vapic_addr(unsigned cpu, uint64_t gpa)
+{
+	struct kvm_vapic_addr address = {.vapic_addr = gpa};
+
+	return ioctl(vcpu(cpu)->fd, KVM_SET_VAPIC_ADDR, &address) ? errno : SUCCESS;
+}

@@ -54,6 +54,17 @@ static void expect_no_more_coalesced(void)
 	if (ring && ring->first != ring->last)
 		leave(WRONG, "a write was coalesced that should not have been");
 }
+/*@ setring */
+
+/* Says that the ring of coalesced MMIO is empty, and goes on at an index. */
+static void set_coalesced_ring(unsigned cpu, uint32_t index)
+{
+	struct kvm_coalesced_mmio_ring *ring;
+
+	vcpu(cpu);
+	ring = coalesced_ring();
+	ring->first = ring->last = index;
+}
 /*@ coalescedwrite */
 
 static void expect_coalesced(uint64_t gpa, unsigned length, const char *data, unsigned pio)

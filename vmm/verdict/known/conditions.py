@@ -334,7 +334,8 @@ def is_entered_narrowly(_scenario: Scenario, _origin: int, op: AnyOperation) -> 
 
 _LEAVE_ROOTS = (
     *(ops.ChangeHostMemory, ops.HostWrite, ops.Inspect, ops.GetDirtyLog, ops.CreateVcpu),
-    *(ops.CoalesceMmio, ops.CollectMmio, ops.IoEventFd, ops.KvmclockCtrl),
+    *(ops.CoalesceMmio, ops.CollectMmio, ops.SetCoalescedRing),
+    *(ops.IoEventFd, ops.KvmclockCtrl),
 )
 """Operations that run no guest and keep the roots of a vCPU's page tables valid."""
 
