@@ -394,17 +394,6 @@ class VcpuState(Closing):
         for each in self._mode_sregs or ():
             each.apic_base = sregs.apic_base
 
-    def get_priority(self) -> int:
-        """Return the task priority (TPR) of the vCPU's local APIC. Raises `KvmError`, EINVAL.
-
-        >>> from vmm import Kvm
-        >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
-        ...     vm.create_irqchip()
-        ...     vm.create_vcpu(0).get_priority()
-        0
-        """
-        return _number(self._lapic(), _TPR)
-
     def set_apic(self, *, enabled: bool, priority: int | None = None) -> None:
         """Enable the vCPU's local APIC by software, or not; it may get another task priority.
 
@@ -415,8 +404,8 @@ class VcpuState(Closing):
         ...     vm.create_irqchip()
         ...     vcpu = vm.create_vcpu(0)
         ...     vcpu.set_apic(enabled=True, priority=0x30)
-        ...     hex(vcpu.get_priority())
-        '0x30'
+        ...     vcpu.get_sregs().cr8  # Its upper half.
+        3
         """
         lapic = self._lapic()
         spurious = _number(lapic, _SPIV) & ~_APIC_ENABLED
