@@ -30,7 +30,7 @@ _STANDS_FOR = (
     (r"--kernel A --kernel B", f"--kernel {BEFORE} --kernel {KERNEL} --operations 50 move-up"),
     (r"\[--kernel K \.\.\.\] \[NAME-PATTERN \.\.\.\]", f"--kernel {KERNEL} move-up"),
     (r"matrix --backend svm$", f"matrix --backend svm --kernel {KERNEL} move-up"),
-    (r"--seconds \d+", "--seconds 5"),
+    (r"--seconds \d+", "--seconds 30"),
     (r"(-- check( --histories \S+)?)$", r"\1 move-up"),
 )
 """What is run in place of a part: a kernel that is built here, and less than takes an hour."""
