@@ -2,13 +2,19 @@
 
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.ideal import ideal_history
 from tests.played import Kernel, named, played, vmm
 from tests.traced import KVM, region
+from vmm.cli.lab import diff as lab_diff, matrix as lab_matrix
+from vmm.cli.main import main
+from vmm.cli.options.paths import FilePath
 from vmm.scenario.codec import history_lines, scenario_text
 
 NEWER = "format 9 is not known here (this reads format 1): use the version of this program"
@@ -189,7 +195,43 @@ WRITING = (
     "bench --json {}",
     "bench --plot {}.svg",
     "replay --judge-only t.log --scenario {}",
+    "check --journal {}",
+    "check --transcript {}",
+    "check --format junit:{}",
+    "run move-up --json {}",
+    "run move-up --format ktap:{}",
+    "judge h.jsonl --json {}",
+    "judge h.jsonl --format tap13:{}",
+    "record -o {} true",
+    "fuzz --out {}",
+    "fuzz --corpus {}",
+    "demo --svg {}",
+    "demo --record {}",
+    "lab matrix --out {}",
+    "lab diff --kernel debian --kernel debian-6.1 --out {}",
 )
+MAKE_FOLDERS = ("--failed-histories", "--journal", "--out", "--corpus")
+READ = ("--claims", "--done", "--debug-info", "--against", "--minimise", "--modules")
+
+
+def test_every_option_that_names_what_is_written_is_among_them() -> None:
+    for words, command in commands(main, click.Context(main)):
+        for each in command.params:
+            if not isinstance(each, click.Option) or each.opts[0] in READ:
+                continue
+            if isinstance(each.type, FilePath) or each.opts[0] == "--format":
+                wanted = re.compile(rf"{words} .*{each.opts[0]} \S*{{}}")
+                assert any(map(wanted.match, WRITING)), f"{words} {each.opts[0]}"
+
+
+def commands(group: click.Group, context: click.Context) -> Iterator[tuple[str, click.Command]]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            inner = click.Context(command, parent=context)
+            yield from ((f"{name} {words}", each) for words, each in commands(command, inner))
+        elif command is not None:
+            yield name, command
 
 
 @pytest.mark.parametrize("command", WRITING)
@@ -204,7 +246,10 @@ def test_a_path_that_cannot_be_written(
     kernel.ran.clear()
     (folder / "t.log").write_text(f"{KVM}\n{region(0)}\n")
     (folder / "h.jsonl").write_bytes(b"".join(history_lines(ideal_history(named("move-up")))))
-    if command.startswith("check --failed") and place.startswith("absent"):
+    for each in (lab_diff, lab_matrix):
+        monkeypatch.setattr(each, "kernel_of", lambda *_: None)
+        monkeypatch.setattr(each, "run_all", never)
+    if place.startswith("absent") and any(option in command for option in MAKE_FOLDERS):
         pytest.skip("makes the folder")
     assert place.rpartition("/")[0] in refused(folder, command.format(place))
     assert kernel.ran == []

@@ -14,14 +14,17 @@ from vmm.cli.lab.machines import in_one_line, kernel_of, say, worst
 from vmm.cli.lab.matrix import lab_task, statuses_in
 from vmm.cli.lab.timeout_option import timeout_option
 from vmm.cli.options.paths import FilePath
+from vmm.cli.options.selection import curated, select
 from vmm.cli.output.console import console, print_lines
 from vmm.cli.output.printing import tell
+from vmm.cli.output.writing import folder_made
 from vmm.fuzz.endings import ended_badly
 from vmm.lab.cells import Cell, Task, run_all, usual_number
 from vmm.lab.debian import RELEASES
 from vmm.lab.machine import Backend, chosen_backend
 from vmm.report.cells import table
 from vmm.scenario.endings import INTERRUPTED
+from vmm.scenario.selection import Selection
 from vmm.verdict.statuses import INCONCLUSIVE
 
 HISTORIES = "histories.jsonl"
@@ -92,12 +95,17 @@ def diff(
     """
     if len(kernels) != 2:
         raise click.UsageError("give --kernel twice")
+    select(curated(), Selection(patterns))
     with in_one_line():
         chosen = chosen_backend(backend)
         names = [name if name in RELEASES else os.path.realpath(name) for name in kernels]
         cells = [Cell(name, chosen, parameters) for name in names]
-        for cell in cells:
-            kernel_of(cell.kernel, None)
+        for name in names:
+            if name not in RELEASES:
+                kernel_of(name, None)
+        ctx.with_resource(folder_made(out))
+        for name in names:
+            kernel_of(name, None)
         tasks = []
         for letter, cell in zip("AB", cells, strict=True):
             options = ["run", *cell.options(), "--timeout", str(timeout), "--"]

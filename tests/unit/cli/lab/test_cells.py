@@ -65,15 +65,22 @@ def test_a_machine_without_a_verdict_says_why(
     assert watched.statuses == {"debian-svm-npt=1": 3}
 
 
+KERNELS = "--kernel debian --kernel debian-6.1"
+
+
+@pytest.mark.parametrize(
+    "command", ["lab matrix no-such-scenario", f"lab diff {KERNELS} no-such-scenario"]
+)
 def test_a_pattern_that_names_nothing_is_told_before_anything_is_fetched(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
 ) -> None:
     def fetched(*_: object) -> None:
         raise AssertionError("a kernel is fetched")
 
-    monkeypatch.setattr(lab_matrix, "kernel_of", fetched)
+    for each in (lab_matrix, lab_diff):
+        monkeypatch.setattr(each, "kernel_of", fetched)
     monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(main, ["lab", "matrix", "no-such-scenario"])
+    done = CliRunner().invoke(main, [*command.split(), "no-such-scenario"])
     assert done.exit_code == 2
     assert "no-such-scenario" in done.output
 
