@@ -64,7 +64,7 @@ def one_of_ours(file: Path) -> Description:
     except OSError as error:
         raise CannotLookError(f"{file}: {error.strerror}") from None
     except UNDECODABLE as error:
-        raise CannotLookError(f"{file}: {error}") from None
+        raise CannotLookError(f"{file}: no debug information of memslots: {error}") from None
 
 
 def from_debug_info(file: Path) -> Description:
