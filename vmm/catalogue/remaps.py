@@ -197,7 +197,7 @@ SCENARIOS = (
         source=_TRACKED,
     ),
     start_scenario(
-        "and-map-two-megabytes-anew-by-a-write-across-two-entries",
+        "and-map-two-megabytes-anew-by-a-write-across-entries",
         "The same where the guest, in 64-bit mode, writes the end of one entry and the beginning "
         "of the next by one word.",
         *_across(),

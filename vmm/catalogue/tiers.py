@@ -40,7 +40,7 @@ _NAMES = """
     start-after-kvm-wrote-its-tables-for-the-guest start-after-one-table-of-other-memory-came
     start-after-one-table-of-other-memory-came-without-quirk
     start-after-tables-of-other-memory-came start-and-map-two-addresses-anew-below-another-entry
-    start-and-map-two-megabytes-anew-by-a-write-across-two-entries
+    start-and-map-two-megabytes-anew-by-a-write-across-entries
     start-with-logged-tables-without-quirk start-with-readonly-tables
     start-with-readonly-tables-without-quirk start-with-tables-logged-in-between
     start-with-tables-that-move start-with-tables-that-move-without-quirk

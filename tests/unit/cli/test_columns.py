@@ -76,6 +76,7 @@ COMMANDS_SHOWN: tuple[tuple[str, ...], ...] = (
     ("check", "-v"),
     ("check", "-q"),
     ("check", "--list"),
+    ("check", "--all", "--list"),
     ("check", "mvoe-up-and-down-and-up-again-until-it-is-too-long-for-a-line"),
     ("run", "{}/s.json"),
     ("run", "mvoe-up"),

@@ -11,7 +11,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from vmm.cli.lab.lines import SharedLines
-from vmm.cli.lab.machines import in_one_line, job_of, kernel_of, say, worst
+from vmm.cli.lab.machines import LabFailed, in_one_line, job_of, kernel_of, say, worst
 from vmm.cli.lab.outside import Boot, Command, Site, check_outside, is_judged_outside
 from vmm.cli.lab.progress import Progress, interrupted
 from vmm.cli.lab.results import Inside
@@ -121,6 +121,7 @@ def run(
     The command sees this host's files, and may write to the folder in which it starts: this one.
     Its status is the run's, if the machine ended as it should and the kernel never complained.
     """
+    _look_up(ctx.find_root(), words, bisect)
     with in_one_line(_SKIP if bisect else None):
         chosen = chosen_backend(backend)
         machine = Machine(
@@ -200,6 +201,17 @@ class _Machines:
             return side_by_side(machines, self.progress.wait)
         finally:
             printed.end()
+
+
+def _look_up(root: click.Context, words: tuple[str, ...], bisect: bool) -> None:
+    """Find the command before anything boots. Raises click.UsageError, or skips a bisection."""
+    assert isinstance(root.command, click.Group)
+    try:
+        root.command.resolve_command(root, list(words))
+    except click.UsageError as error:
+        if not bisect:
+            raise
+        raise LabFailed(error.format_message(), _SKIP) from None
 
 
 def _watched(words: tuple[str, ...], boot: Boot, progress: Progress) -> tuple[int, Ending]:

@@ -485,7 +485,7 @@ KNOWN = (
             "it has of that one, if it is above the last level, for INVLPG does not look there",
             evidence="Linux 5.10 and 6.12 (kvm_amd, npt=0) read through the table that the entry "
             "led to before, where npt=1, and a write of the whole entry, are right: "
-            "start-and-map-two-megabytes-anew-by-a-write-across-two-entries",
+            "start-and-map-two-megabytes-anew-by-a-write-across-entries",
             outcome="memory",
         ),
         _kinds(Start),

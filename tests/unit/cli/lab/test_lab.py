@@ -79,6 +79,14 @@ def test_a_command_is_needed(tmp_path: Path) -> None:
     assert run("run", "--kernel", kernel(tmp_path)).exit_code == 2
 
 
+def test_a_misspelt_command_is_told_before_anything_boots(tmp_path: Path) -> None:
+    words = ("run", "--kernel", kernel(tmp_path), "--backend", "svm")
+    done = run(*words, "--", "chek", "move-up")
+    assert (done.exit_code, done.output.count("\n")) == (2, 1)
+    assert "No such command 'chek'. The closest: check." in done.output
+    assert run(*words, "--bisect", "--", "chek").exit_code == 125
+
+
 def test_diff_wants_two_kernels(tmp_path: Path) -> None:
     done = run("diff", "--kernel", kernel(tmp_path))
     assert done.exit_code == 2
