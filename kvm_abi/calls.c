@@ -94,6 +94,24 @@ static int abi_fallocate(int fd, int mode, uint64_t offset, uint64_t size_bytes)
     return abi_result(fallocate(fd, mode, (off_t)offset, (off_t)size_bytes));
 }
 
+/* struct udmabuf_create of <linux/udmabuf.h>, and UDMABUF_CREATE. */
+struct abi_udmabuf_create {
+    uint32_t memfd, flags;
+    uint64_t offset, size;
+};
+#define ABI_UDMABUF_CREATE _IOW('u', 0x42, struct abi_udmabuf_create)
+#define ABI_UDMABUF_CLOEXEC 1
+
+static int abi_memory_buffer(int device, int memfd, uint64_t size_bytes)
+{
+    struct abi_udmabuf_create create = {
+        .memfd = memfd, .flags = ABI_UDMABUF_CLOEXEC, .size = size_bytes
+    };
+    int result = abi_result(fcntl(memfd, F_ADD_SEALS, F_SEAL_SHRINK));
+
+    return result ? result : abi_result(ioctl(device, ABI_UDMABUF_CREATE, &create));
+}
+
 static int abi_die_with_parent(int parent)
 {
     int result = abi_result(prctl(PR_SET_PDEATHSIG, SIGKILL));

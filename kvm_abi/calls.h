@@ -38,6 +38,10 @@ int abi_move_pages(uint64_t address, uint64_t pages, uint64_t to);
 /* fallocate(2). The kernel takes numbers from 2^63 on as negative. */
 int abi_fallocate(int fd, int mode, uint64_t offset, uint64_t size_bytes);
 
+/* UDMABUF_CREATE of a memfd's first bytes, after F_SEAL_SHRINK, which it asks for. Returns the
+ * descriptor of the buffer. */
+int abi_memory_buffer(int device, int memfd, uint64_t size_bytes);
+
 /* Makes the kernel kill this process when the thread that forked it ends (PR_SET_PDEATHSIG); kills
  * it at once if the parent is already gone. */
 int abi_die_with_parent(int parent);

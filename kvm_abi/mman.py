@@ -67,6 +67,19 @@ def fallocate(fd: int, mode: int, offset: int, size_bytes: int) -> None:
     checked_result("fallocate", _lib.abi_fallocate(fd, mode, offset, size_bytes))
 
 
+def memory_buffer(memfd: int, size_bytes: int) -> int:
+    """Return a DMA buffer of a memfd's first bytes (UDMABUF_CREATE), which can be mapped.
+
+    The memfd can be sealed, and cannot shrink any more. Raises `OSError`.
+    """
+    device = os.open("/dev/udmabuf", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        result = _lib.abi_memory_buffer(device, memfd, size_bytes)
+        return checked_result("UDMABUF_CREATE", result)
+    finally:
+        os.close(device)
+
+
 def is_fallocate_filtered(number: int) -> bool:
     """Whether a filter of system calls (seccomp) answers fallocate(2) with this errno."""
     return bool(_lib.abi_fallocate(-1, 0, 0, PAGE_SIZE_BYTES) == -number != -errno.EBADF)

@@ -39,6 +39,7 @@ from vmm.catalogue import (
     memfds,
     memfds_shared,
     move,
+    pfnmap,
     prefault,
     private,
     quirks,
@@ -168,6 +169,7 @@ def _of_devices_and_host(features: Features) -> tuple[Scenario, ...]:
         *vapics.SCENARIOS,
         *follow.SCENARIOS,
         *follow_files.SCENARIOS,
+        *pfnmap.SCENARIOS,
         *follow_slots.scenarios(features),
         *quirks.SCENARIOS,
     )

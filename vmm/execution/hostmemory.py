@@ -98,6 +98,8 @@ class HostMemory(Closing):
     def _map(self, mapping: Mapping, index: int) -> HostMapping:
         if mapping.of:
             file, size_bytes = self._mappings[mapping.of].fd, mapping.pages * PAGE_SIZE_BYTES
+            if mapping.kind == "pfnmap":
+                return HostMapping.pfnmap(file, size_bytes)
             return HostMapping.of_file(file, size_bytes, private=mapping.kind == "private_file")
         if mapping.kind == "private_file":
             return _private_file(index, mapping.pages)
@@ -262,7 +264,7 @@ def _map(mapping: Mapping) -> HostMapping:
             return HostMapping.reserved(size_bytes, aligned_bytes=GIANT_PAGE_BYTES)
         case "guest_memfd":
             return HostMapping.reserved(size_bytes)
-        case "private_file":
+        case "private_file" | "pfnmap":
             raise AssertionError("its file is filled first")
         case _:
             assert_never(mapping.kind)

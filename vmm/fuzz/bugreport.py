@@ -71,6 +71,7 @@ _KINDS = {
     "shared": "shared anonymous memory",
     "memfd": "a memfd",
     "private_file": "a memory file mapped with MAP_PRIVATE",
+    "pfnmap": "page frames of a memfd, mapped through /dev/udmabuf (VM_PFNMAP)",
     "hugetlb": "2 MiB huge pages",
     "hugetlb_memfd": "a memfd of 2 MiB huge pages",
     "thp": "anonymous memory, aligned for transparent huge pages",

@@ -5,6 +5,7 @@ it. Each `Vm` pins the mapping of a slot for as long as the slot exists, and a p
 refuses to be closed. A view keeps its memory mapped until the view is gone.
 """
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class HostMapping(HostPages):
         """
         _whole(size_bytes, HUGE_PAGE_BYTES if huge else PAGE_SIZE_BYTES)
         pages = os.MFD_HUGETLB | os.MFD_HUGE_2MB if huge else 0
-        fd = os.memfd_create("memslot", os.MFD_CLOEXEC | pages)
+        fd = os.memfd_create("memslot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING | pages)
         try:
             os.ftruncate(fd, size_bytes)
             return cls.of_file(fd, size_bytes)
@@ -109,6 +110,37 @@ class HostMapping(HostPages):
             os.close(own)
             raise
         return cls(address, size_bytes, own, private=private)
+
+    @classmethod
+    def pfnmap(cls, fd: int, size_bytes: int) -> Self:
+        """Map page frames of the memfd `fd`, from its start on, as a driver maps a device's memory.
+
+        The mapping is VM_PFNMAP: KVM finds the pages in the page table, and takes them from no
+        file. It keeps them, and the file cannot shrink any more (F_SEAL_SHRINK).
+
+        Raises `ValueError`, and `OSError`: ENOENT without /dev/udmabuf, and ENOTTY where that maps
+        pages in another way.
+
+        >>> from vmm import HostMapping
+        >>> with HostMapping.memfd(0x1000) as file:
+        ...     file.write(0, b"x")
+        ...     try:
+        ...         with HostMapping.pfnmap(file.fd, 0x1000) as memory:
+        ...             assert memory.read(0, 1) == b"x"
+        ...     except OSError:
+        ...         pass
+        """
+        frames = mman.memory_buffer(fd, _whole(size_bytes))
+        try:
+            memory = cls.of_file(frames, size_bytes)
+        finally:
+            os.close(frames)
+        try:
+            memory.discard(0, size_bytes)
+        except OSError:
+            return memory  # What no page structure is looked at for cannot be dropped.
+        memory.close()
+        raise OSError(errno.ENOTTY, "/dev/udmabuf does not map page frames")
 
     @classmethod
     def hugetlb(cls, size_bytes: int) -> Self:

@@ -89,7 +89,7 @@ def _mapped(names: CNames, mapping: Mapping, op: ChangeHostMemory) -> str:
         assert op.source is not None, "validated"
         return f"{_BOTH}, MAP_SHARED, {names.file(op.source.mapping)}, {op.source.offset:#x}"
     if op.how == "map" and file_of(mapping):
-        file = names.file(file_of(mapping))
+        file = names.file(mapping.name if mapping.kind == "pfnmap" else file_of(mapping))
         return f"{_BOTH}, {_sharing(mapping)}, {file}, {op.place.offset:#x}"
     return f"{_BOTH}, {_PRIVATE}, -1, 0"
 
@@ -138,6 +138,8 @@ def declaration(mapping: Mapping, account: Account) -> str:
             return f"map({name}, NULL, {_BOTH}, MAP_SHARED | MAP_ANONYMOUS, -1);"
         case "memfd" | "private_file":
             return _file(mapping, account)
+        case "pfnmap":
+            return _frames(mapping, account)
         case "hugetlb":
             return f"map({name}, NULL, {_BOTH}, {_PRIVATE} | MAP_HUGETLB, -1);"
         case "hugetlb_memfd":
@@ -157,14 +159,30 @@ def _huge_file(mapping: Mapping, account: Account) -> str:
     return f"map_huge_file({account.names.variable(mapping.name)});"
 
 
+def _frames(mapping: Mapping, account: Account) -> str:
+    """Map page frames of a file that is filled."""
+    name, frames = account.names.variable(mapping.name), account.names.file(mapping.name)
+    account.files.add(frames)
+    account.use("frames")
+    account.use("another")
+    made = f"{frames} = frames_of({account.names.file(mapping.of)}, {name});\n\t"
+    return f"{made}map_another({name}, MAP_SHARED, {frames});"
+
+
+def _sealing(file: Mapping, account: Account) -> str:
+    keeps = any(m.kind == "pfnmap" and m.of == file.name for m in account.names.mappings)
+    return "MFD_ALLOW_SEALING" if keeps else "0"
+
+
 def _file(mapping: Mapping, account: Account) -> str:
     """Map a file. A private mapping is made once the file is filled."""
     name, file = account.names.variable(mapping.name), account.names.file(file_of(mapping))
     made = ""
     if not mapping.of:
         account.files.add(file)
+        flags = _sealing(mapping, account)
         made = (
-            f'{file} = must(memfd_create("memslot", 0), "memfd_create");\n'
+            f'{file} = must(memfd_create("memslot", {flags}), "memfd_create");\n'
             f'\tmust(ftruncate({file}, {mapping.pages} * PAGE), "ftruncate");\n\t'
         )
     shared = f"map({name}, NULL, {_BOTH}, MAP_SHARED, {file});"

@@ -23,7 +23,10 @@ _INTERNAL = {
     "internal_apic": "APIC_PAGE",
 }
 _PARAVIRTUAL = {"kvmclock": "CLOCKSOURCE2", "steal_time": "STEAL_TIME"}
-_BY_MAPPING = ("zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd", "process_files")
+_BY_MAPPING = (
+    *("zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd", "pfnmap"),
+    "process_files",
+)
 """Needs that are not checked first: the program says so when it cannot use its memory."""
 
 _SURE_GPA_END = 1 << 36

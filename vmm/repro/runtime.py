@@ -69,6 +69,7 @@ _NEEDS = {
     "reach": ("farread", "region"),
     "at": ("mapping",),
     "thp": ("mapping",),
+    "frames": ("mapping",),
     "hugememfd": ("mapping",),
     "region": ("atend",),
     "region2": ("atend", "region2abi"),

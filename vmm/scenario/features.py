@@ -51,7 +51,8 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guest cannot reach. ``internal_*`` say whether the kernel creates an internal slot of that kind.
     ``zero_page`` says whether this process may map virtual address 0; ``hugetlb_pages`` is the
     number of free 2 MiB pages; ``collapse`` says whether MADV_COLLAPSE makes huge pages, ``ksm``
-    whether KSM merges equal pages, ``userfaultfd`` whether it handles missing and write-protected
+    whether KSM merges equal pages, ``pfnmap`` whether this process can map page
+    frames as a driver does, ``userfaultfd`` whether it handles missing and write-protected
     pages; ``forced_emulation`` says whether KVM emulates an instruction with the prefix that asks
     for it, ``emulates_real_mode`` whether it emulates all that a guest executes in real mode, and
     ``process_files`` whether /proc shows the mappings and open files of this process.
@@ -98,6 +99,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     collapse: bool = False
     ksm: bool = False
     userfaultfd: bool = False
+    pfnmap: bool = False
     forced_emulation: bool = False
     emulates_real_mode: bool = False
     process_files: bool = True
@@ -290,6 +292,7 @@ TABLE = (
         "userfaultfd for what the kernel touches (CAP_SYS_PTRACE or "
         "vm.unprivileged_userfaultfd=1, Linux 5.7)",
     ),
+    Feature("pfnmap", "/dev/udmabuf that maps page frames (CONFIG_UDMABUF, about Linux 6.11)"),
     Feature("forced_emulation", "kvm.force_emulation_prefix=1"),
     Feature("emulates_real_mode"),
     Feature("process_files", "/proc/self/maps and /proc/self/fd (a mounted /proc)"),

@@ -11,6 +11,7 @@ MappingKind = Literal[
     "shared",
     "memfd",
     "private_file",
+    "pfnmap",
     "hugetlb",
     "hugetlb_memfd",
     "thp",
@@ -25,18 +26,23 @@ HUGE_KINDS: tuple[MappingKind, ...] = ("hugetlb", "hugetlb_memfd")
 
 HUGE_PAGE_PAGES = 512
 
+FILE_KINDS: tuple[MappingKind, ...] = ("memfd", "private_file", "pfnmap")
+"""Memory that shows a file, which another mapping may have been created with."""
+
 
 class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Host memory that a scenario declares.
 
     ``anonymous``, ``shared`` and ``memfd`` are 4 KiB pages; ``private_file`` maps a memfd with
-    MAP_PRIVATE: writes do not reach the file; ``hugetlb``, ``hugetlb_memfd`` (a memfd of huge
-    pages, MFD_HUGETLB) and ``thp`` are 2 MiB aligned; ``zero`` is anonymous memory fixed at virtual
-    address 0; ``unmapped`` is a reserved address range without access; so is ``guest_memfd`` until
-    ``MapGuestMemfd`` maps a file there.
+    MAP_PRIVATE: writes do not reach the file; ``pfnmap`` maps page frames of a memfd as a driver
+    maps those of a device (VM_PFNMAP), through /dev/udmabuf; ``hugetlb``, ``hugetlb_memfd`` (a
+    memfd of huge pages, MFD_HUGETLB) and ``thp`` are 2 MiB aligned; ``zero`` is anonymous memory
+    fixed at virtual address 0; ``unmapped`` is a reserved address range without access; so is
+    ``guest_memfd`` until ``MapGuestMemfd`` maps a file there.
 
     ``of`` names an earlier mapping of kind ``memfd``: a ``memfd`` or ``private_file`` then shows
-    the first pages of that file instead of a file of its own.
+    the first pages of that file instead of a file of its own. A ``pfnmap`` always has one, which
+    keeps all its pages.
 
         >>> from vmm import Mapping
         >>> Mapping("a", pages=3).kind

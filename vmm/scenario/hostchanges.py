@@ -3,6 +3,7 @@
 from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.mappings import place_problem
 from vmm.scenario.operations import (
+    FILE_KINDS,
     HUGE_KINDS,
     HUGE_PAGE_PAGES,
     PAGE_SIZE_BYTES,
@@ -144,7 +145,7 @@ class HostChanges:
         mapping = self._mappings[op.place.mapping]
         if mapping.kind in HUGE_KINDS and (pages_of(op.place.offset) | op.pages) % HUGE_PAGE_PAGES:
             return f".pages: {mapping.kind} memory comes and goes in {HUGE_PAGE_PAGES} pages"
-        if mapping.kind not in ("memfd", "private_file"):
+        if mapping.kind not in FILE_KINDS:
             return ""
         shown = self._vacated.setdefault(mapping.name, bytearray(mapping.pages))
         first = op.place.offset // PAGE_SIZE_BYTES

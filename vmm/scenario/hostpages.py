@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple, assert_never
 
 from vmm.scenario.operations import (
+    FILE_KINDS,
     PAGE_SIZE_BYTES,
     ChangeHostMemory,
     HostChangeKind,
@@ -44,11 +45,12 @@ _FILES: tuple[MappingKind, ...] = ("shared", "memfd")
 _NAMELESS: tuple[MappingKind, ...] = ("shared", "hugetlb_memfd")
 """Kinds whose file no other mapping shows."""
 
-_MAPPABLE: tuple[MappingKind, ...] = ("anonymous", "memfd", "private_file")
-_PROTECTABLE: tuple[MappingKind, ...] = ("anonymous", "private_file", *_FILES)
+_MAPPABLE: tuple[MappingKind, ...] = ("anonymous", "memfd", "private_file", "pfnmap")
+_ADVISABLE: tuple[MappingKind, ...] = ("anonymous", "private_file", *_FILES)
+_PROTECTABLE: tuple[MappingKind, ...] = (*_ADVISABLE, "pfnmap")
 
 CHANGES: dict[HostChangeKind, ChangeRow] = {
-    "drop": ChangeRow("MADV_DONTNEED", ("thp", *_PROTECTABLE)),
+    "drop": ChangeRow("MADV_DONTNEED", ("thp", *_ADVISABLE)),
     "punch": ChangeRow("MADV_REMOVE", ("hugetlb_memfd", *_FILES)),
     "unmap": ChangeRow("munmap", _MAPPABLE, "nothing"),
     "map": ChangeRow("mmap", _MAPPABLE, "everything"),
@@ -58,13 +60,13 @@ CHANGES: dict[HostChangeKind, ChangeRow] = {
     "map_fresh": ChangeRow("mmap(MAP_FIXED|MAP_ANONYMOUS)", _MAPPABLE, "everything"),
     "map_file": ChangeRow("mmap(MAP_FIXED) of a file", _MAPPABLE, "everything"),
     "truncate": ChangeRow("ftruncate", ("memfd", "private_file")),
-    "page_out": ChangeRow("MADV_PAGEOUT", ("thp", *_PROTECTABLE), keeps=True),
+    "page_out": ChangeRow("MADV_PAGEOUT", ("thp", *_ADVISABLE), keeps=True),
     "collapse": ChangeRow("MADV_COLLAPSE", ("thp",), keeps=True),
     "merge": ChangeRow("MADV_MERGEABLE", ("anonymous", "thp", "private_file"), keeps=True),
     "move_away": ChangeRow("mremap away", ("anonymous",), "nothing", keeps=True),
     "move_back": ChangeRow("mremap back", ("anonymous",), "everything", keeps=True),
-    "fork": ChangeRow("fork", ("thp", *_PROTECTABLE), keeps=True),
-    "reap": ChangeRow("end of the forked child", ("thp", *_PROTECTABLE), keeps=True),
+    "fork": ChangeRow("fork", ("thp", *_ADVISABLE), keeps=True),
+    "reap": ChangeRow("end of the forked child", ("thp", *_ADVISABLE), keeps=True),
     "fetch_later": ChangeRow("userfaultfd for missing pages", ("anonymous",), keeps=True),
     "guard": ChangeRow("userfaultfd for writes", ("anonymous",), keeps=True),
     "settle": ChangeRow("end of userfaultfd", ("anonymous",), keeps=True),
@@ -89,7 +91,7 @@ _FRESH = Shown()
 
 def file_of(mapping: Mapping) -> str:
     """Return the file that a mapping was created from, by its first mapping; empty for none."""
-    return (mapping.of or mapping.name) if mapping.kind in ("memfd", "private_file") else ""
+    return (mapping.of or mapping.name) if mapping.kind in FILE_KINDS else ""
 
 
 class HostPages:
@@ -129,7 +131,7 @@ class HostPages:
 
     def is_own(self, mapping: str) -> bool:
         """Whether a mapping was created from memory that is in no file."""
-        return self._mappings[mapping].kind not in (*_FILES, *_NAMELESS, "private_file")
+        return self._mappings[mapping].kind not in (*FILE_KINDS, *_NAMELESS)
 
     def own_pages(self, mapping: str) -> Iterable[int]:
         """Return the pages of a mapping that matter, and are in no file."""

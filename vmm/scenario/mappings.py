@@ -12,6 +12,7 @@ from vmm.scenario.limits import (
     NAME_LENGTH,
 )
 from vmm.scenario.operations import (
+    FILE_KINDS,
     GUEST_MAPPING,
     HUGE_KINDS,
     HUGE_PAGE_PAGES,
@@ -64,7 +65,7 @@ def check_mappings(mappings: Sequence[Mapping]) -> None:
             )
         if mapping.kind == "private_file" and is_sparse(mapping):
             raise ScenarioError(f"{place}.pages: a private_file has {SPARSE_PAGES} at the most")
-        if mapping.of:
+        if mapping.of or mapping.kind == "pfnmap":
             _check_second_view(place, mapping, mappings[:index])
     if sum(mapping.kind == "zero" for mapping in mappings) > 1:
         raise ScenarioError("$.mappings: only one mapping can be at virtual address 0")
@@ -78,8 +79,8 @@ def _check_second_view(place: str, mapping: Mapping, before: Sequence[Mapping]) 
             f"{place}.of: {mapping.of!r} is no mapping of kind memfd that stands before, "
             f"with a file of its own of at most {SPARSE_PAGES} pages"
         )
-    if mapping.kind not in ("memfd", "private_file"):
-        raise ScenarioError(f"{place}.kind: memfd or private_file is needed, as it shows a file")
+    if mapping.kind not in FILE_KINDS:
+        raise ScenarioError(f"{place}.kind: {', '.join(FILE_KINDS)} show a file, and no other kind")
     if mapping.pages > file.pages:
         raise ScenarioError(f"{place}.pages: {mapping.of!r} has {file.pages}")
 

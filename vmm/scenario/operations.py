@@ -39,6 +39,7 @@ from vmm.scenario.dirty_operations import (
     ResetDirtyRings as ResetDirtyRings,
 )
 from vmm.scenario.host_operations import (
+    FILE_KINDS as FILE_KINDS,
     HUGE_KINDS as HUGE_KINDS,
     HUGE_PAGE_PAGES as HUGE_PAGE_PAGES,
     ChangeHostMemory as ChangeHostMemory,

@@ -76,6 +76,10 @@ def host_change_problem(op: ChangeHostMemory, mappings: Mappings) -> str:
         return f".how: {op.how!r} takes a mapping of kind {', '.join(kinds)}"
     if op.place.offset % PAGE_SIZE_BYTES or op.pages < 1:
         return ".place: whole pages are needed"
+    file = mappings[op.place.mapping].of or op.place.mapping
+    keepers = (m.name for m in mappings.values() if m.kind == "pfnmap" and m.of == file)
+    if op.how in _EMPTIES and (keeper := next(keepers, "")):
+        return f".how: {keeper!r} keeps the pages of the file"
     return ""
 
 

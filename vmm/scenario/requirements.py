@@ -45,6 +45,7 @@ def _needs(scenario: Scenario) -> tuple[str, ...]:
     needs = {
         "hugetlb_pages": not kinds.isdisjoint(HUGE_KINDS),
         "zero_page": "zero" in kinds,
+        "pfnmap": "pfnmap" in kinds,
         "collapse": "collapse" in changes,
         "ksm": "merge" in changes,
         "userfaultfd": not changes.isdisjoint(("fetch_later", "guard")),

@@ -73,6 +73,7 @@ EVERYTHING = Features(
     collapse=True,
     ksm=True,
     userfaultfd=True,
+    pfnmap=True,
     forced_emulation=True,
 )
 """A kernel and a host with every feature, and few slots, so that filling the table is quick."""

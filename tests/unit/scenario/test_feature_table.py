@@ -29,7 +29,7 @@ from vmm.verdict.ideal import EVERYTHING
 
 FIELDS = {*Features.__struct_fields__} - {"protected"}
 NOT_ASKED_FOR = {"la57"}
-MAPPED = {"zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd", "process_files"}
+MAPPED = {"zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd", "pfnmap", "process_files"}
 """A C program needs no statement for them: it says so where it cannot map or see its memory."""
 
 

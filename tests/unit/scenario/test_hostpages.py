@@ -162,7 +162,11 @@ def test_what_may_be_read_only_may_be_written_again() -> None:
         ((change("guard", "file", 0),), ALL, "guard"),
         ((Race(),), ALL, "races take no mapping of a copy"),
         ((), (Mapping("x", 2, "memfd", of="file"),), "no mapping of kind memfd"),
-        ((), (FILE, Mapping("x", 2, "anonymous", of="file")), "memfd or private_file is needed"),
+        (
+            (),
+            (FILE, Mapping("x", 2, "anonymous", of="file")),
+            "pfnmap show a file",
+        ),
         ((), (FILE, Mapping("x", 5, "memfd", of="file")), "'file' has 4"),
         ((), (FILE, AGAIN, Mapping("x", 1, "memfd", of="again")), "no mapping of kind memfd"),
     ],

@@ -124,6 +124,7 @@ def _with_host(features: Features) -> Features:
         collapse=_can_collapse(),
         ksm=merges_pages(),
         userfaultfd=mman.can_page(),
+        pfnmap=_can_map_frames(),
         process_files=can_look_at_itself(),
     )
 
@@ -196,6 +197,16 @@ def _can_collapse() -> bool:
         mman.advise_memory(0, HUGE_PAGE_BYTES, Advice.COLLAPSE)
     except OSError as error:
         return error.errno != errno.EINVAL
+    return True
+
+
+def _can_map_frames() -> bool:
+    """Whether this process can map the page frames of a memfd."""
+    with HostMapping.memfd(PAGE_SIZE_BYTES) as file:
+        try:
+            HostMapping.pfnmap(file.fd, PAGE_SIZE_BYTES).close()
+        except OSError:
+            return False
     return True
 
 

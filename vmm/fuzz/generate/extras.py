@@ -5,7 +5,7 @@ Having one subject at most also keeps them apart: code is executed only where no
 turn into zeros, which the guest would run through for ever.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import msgspec
@@ -377,23 +377,23 @@ class Extras:
         The first mapping keeps its pages, since the host writes there.
         """
         dice = self._dice
-        mapping = dice.pick([each for each in self._pools.mappings if _changes(each)])
+        mappings = self._pools.mappings
+        mapping = dice.pick([each for each in mappings if _changes(each, mappings)])
         taken = self._taken.pop(mapping.name, None)
         if taken is not None:
             yield _replace(taken, how=_BACK[taken.how], source=None)
             return
         is_paged = any(each.how in _PAGED for each in self._taken.values())
-        if dice.chance(0.1) and not is_paged and self._features.process_files:
+        can_fork = mapping.kind in CHANGES["fork"].kinds and self._features.process_files
+        if dice.chance(0.1) and not is_paged and can_fork:
             self._is_forked = not self._is_forked
             yield ChangeHostMemory(Place(mapping.name), 1, "fork" if self._is_forked else "reap")
             return
-        how = dice.pick([how for how in _changes(mapping) if self._may(how)])
+        how = dice.pick([how for how in _changes(mapping, mappings) if self._may(how)])
         if mapping.kind == "thp" and self._features.collapse and dice.chance(0.3):
             how = "collapse"
-        files = [each for each in self._pools.mappings if each.kind == "memfd" and not each.of]
-        if (how in _BACK and mapping is self._pools.mappings[0]) or (
-            how == "map_file" and not files
-        ):
+        files = [each for each in mappings if each.kind == "memfd" and not each.of]
+        if (how in _BACK and mapping is mappings[0]) or (how == "map_file" and not files):
             how = "drop"
         first, pages = self._changed_pages(mapping)
         source = None
@@ -586,12 +586,15 @@ class Extras:
         return call
 
 
-def _changes(mapping: Mapping) -> tuple[HostChangeKind, ...]:
-    """Return the changes that a mapping may begin with."""
+def _changes(mapping: Mapping, mappings: Sequence[Mapping]) -> tuple[HostChangeKind, ...]:
+    """Return the changes that a mapping may begin with, among all mappings."""
+    file = mapping.of or mapping.name
+    is_kept = any(each.kind == "pfnmap" and each.of == file for each in mappings)
     return tuple(
         how
         for how, change in CHANGES.items()
         if mapping.kind in change.kinds
         and how not in _NEVER_FIRST
         and not (how == "truncate" and mapping.of)
+        and not (how in ("truncate", "punch") and is_kept)
     )

@@ -304,7 +304,7 @@ def _mappings(
         kind = dice.pick(HUGE_KINDS)
         mappings.append(Mapping("reserved", HUGE_PAGE_PAGES, kind))
     if "host" in subjects:
-        mappings += _host_mappings(dice, mappings)
+        mappings += _host_mappings(dice, features, mappings)
     if "starts" in subjects:
         mappings.append(Mapping(TABLES, _TABLE_PAGES))
     entries = features.dirty_ring_bytes // _ENTRY_BYTES
@@ -315,8 +315,10 @@ def _mappings(
     return tuple(mappings)
 
 
-def _host_mappings(dice: Dice, mappings: Sequence[Mapping]) -> Iterator[Mapping]:
-    """Yield a private mapping of a file, and a second mapping of an existing file."""
+def _host_mappings(
+    dice: Dice, features: Features, mappings: Sequence[Mapping]
+) -> Iterator[Mapping]:
+    """Yield a private mapping of a file, and further mappings of an existing file."""
     if dice.chance(0.5):
         yield Mapping("copy", 4, "private_file")
     files = [mapping for mapping in mappings if mapping.kind == "memfd"]
@@ -327,6 +329,8 @@ def _host_mappings(dice: Dice, mappings: Sequence[Mapping]) -> Iterator[Mapping]
         file = dice.pick(files)
         kind: MappingKind = "private_file" if dice.chance(0.5) else "memfd"
         yield Mapping("again", file.pages, kind, of=file.name)
+    if files and features.pfnmap and dice.chance(0.4):
+        yield Mapping("frames", files[0].pages, "pfnmap", of=files[0].name)
 
 
 def _flags_of(subjects: frozenset[str], features: Features) -> tuple[int, ...]:

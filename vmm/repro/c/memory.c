@@ -72,6 +72,23 @@ static void map_another(struct mapping *mapping, int sharing, int fd)
 		memcpy(mapping->expected, mapping->host, size);
 	}
 }
+/*@ frames */
+/* Page frames of a memfd, to be mapped as a driver maps those of a device (VM_PFNMAP). */
+static int frames_of(int fd, const struct mapping *mapping)
+{
+	struct {
+		uint32_t memfd, flags;
+		uint64_t offset, size;
+	} create = {.memfd = fd, .size = mapping->pages * PAGE};
+	int device = open("/dev/udmabuf", O_RDWR), frames;
+
+	if (device < 0)
+		leave(CANNOT_RUN, "/dev/udmabuf: %s", strerror(errno));
+	must(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK), "F_ADD_SEALS");
+	frames = must(ioctl(device, _IOW('u', 0x42, typeof(create)), &create), "UDMABUF_CREATE");
+	close(device);
+	return frames;
+}
 /*@ thp */
 
 static void map_huge(struct mapping *mapping)
