@@ -117,11 +117,15 @@ SCENARIOS = (
         HostWrite(at("file", 2), 0x0DD_FACE),
     ),
     _changing(
-        "unmapped-and-forbidden",
-        "Page frames that the host unmaps or forbids are gone for the guest until they are back.",
+        "unmapped",
+        "Page frames that the host unmaps are gone for the guest until they are back.",
         _change("unmap", 1, 3),
         _change("map", 2, 2),
         _change("map", 1, 1),
+    ),
+    _changing(
+        "forbidden",
+        "Page frames that the host may not access are out of the guest's reach until it may again.",
         _change("forbid", 0, 2),
         _change("allow", 0, 2),
     ),

@@ -337,8 +337,8 @@ def test_missing_private_memory_stops_the_vcpu_by_name_where_nothing_else_may_ha
 def test_what_a_scenario_needs_is_asked_for_or_mapped(need: str) -> None:
     scenario = Scenario("needy", (), needs=(need,), survey="none")
     lines = list(requirements(scenario, FEATURES, Account(CNames(()))))
-    by_mapping = ("zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd", "process_files")
-    assert bool(lines) != (need in by_mapping)
+    by_mapping = {"zero_page", "hugetlb_pages", "collapse", "ksm", "userfaultfd", "pfnmap"}
+    assert bool(lines) != (need in {*by_mapping, "process_files"})
 
 
 @pytest.mark.skipif(COMPILER is None, reason="no C compiler")

@@ -27,6 +27,8 @@ AGAIN = Mapping("again", 3, "memfd", of="file")
 ASIDE = Mapping("aside", 4, "private_file", of="file")
 PLAIN = Mapping("plain", 4)
 HUGE_FILE = Mapping("tlb", 1024, "hugetlb_memfd")
+FRAMES = Mapping("frames", 4, "pfnmap", of="file")
+KEPT = (FILE, AGAIN, FRAMES)
 ALL = (FILE, COPY, AGAIN, ASIDE, PLAIN)
 ZEROS = bytes(PAGE)
 
@@ -167,6 +169,13 @@ def test_what_may_be_read_only_may_be_written_again() -> None:
             (FILE, Mapping("x", 2, "anonymous", of="file")),
             "pfnmap show a file",
         ),
+        ((), (FILE, Mapping("x", 2, "pfnmap")), "no mapping of kind memfd"),
+        ((change("punch", "file", 1),), KEPT, "'frames' keeps the pages of the file"),
+        ((change("punch", "again", 1),), KEPT, "'frames' keeps the pages of the file"),
+        ((change("truncate", "file", 1, 3),), KEPT, "'frames' keeps the pages of the file"),
+        ((change("drop", "frames", 1),), KEPT, "'drop' takes a mapping of kind"),
+        ((change("fork", "frames", 1),), KEPT, "'fork' takes a mapping of kind"),
+        ((change("punch", "frames", 1),), KEPT, "'punch' takes a mapping of kind"),
         ((), (FILE, Mapping("x", 5, "memfd", of="file")), "'file' has 4"),
         ((), (FILE, AGAIN, Mapping("x", 1, "memfd", of="again")), "no mapping of kind memfd"),
     ],
@@ -176,3 +185,17 @@ def test_what_cannot_be_carried_out_is_refused(
 ) -> None:
     with pytest.raises(ScenarioError, match=problem):
         validate(Scenario("odd", operations, mappings))
+
+
+def test_page_frames_show_their_file_until_the_host_maps_something_else_there() -> None:
+    host = HostPages(KEPT)
+    assert host.shown("frames", 2) == Shown("file", 2, private=False)
+    assert {("frames", 1), ("again", 1), ("file", 1)} == set(host.viewers("file", 1))
+    assert not host.is_own("frames")
+    host.change(change("unmap", "frames", 1, 2))
+    host.change(change("write_protect", "frames", 3))
+    assert [host.access("frames", page) for page in range(4)] == [
+        *("everything", "nothing", "nothing", "reading"),
+    ]
+    host.change(change("map", "frames", 1, 2))
+    assert host.shown("frames", 2) == Shown("file", 2, private=False)

@@ -23,6 +23,8 @@ def used_needs(scenario: Scenario) -> frozenset[str]:
         needs.add("sw_protected")
     if "zero" in kinds:
         needs.add("zero_page")
+    if "pfnmap" in kinds:
+        needs.add("pfnmap")
     if not kinds.isdisjoint(ops.HUGE_KINDS):
         needs.add("hugetlb_pages")
     return frozenset(needs)

@@ -14,6 +14,7 @@ from vmm.model.rings import RING_EXACT
 from vmm.model.transfers import CALL_OUTSIDE, INTERRUPT_OUTSIDE
 from vmm.scenario.operations import (
     AnyOperation,
+    ChangeHostMemory,
     ClearDirtyLog,
     CoalesceMmio,
     CreateIrqchip,
@@ -327,6 +328,21 @@ KNOWN = (
         _kinds(Instruction),
         conditions.pushes_all,
         conditions.is_all_pushed,
+    ),
+    Known(
+        KnownIssue(
+            name="pfnmap-forbidden-is-read",
+            vendor="",
+            rules=names(HOST_FOLLOWS, HVA_ABSENT),
+            what="hva_to_pfn_remapped() takes any present entry of the page table, and mprotect() "
+            "leaves those of PROT_NONE present: a guest reads page frames of a VM_PFNMAP mapping "
+            "that the process itself may not access",
+            evidence="Linux 6.12.118 (kvm_amd, npt=1 and npt=0) reads 0x9b100000 in place of "
+            "EFAULT after mprotect(PROT_NONE): pfnmap-forbidden; a write fails, as it should",
+        ),
+        _kinds(ChangeHostMemory),
+        conditions.forbids_page_frames,
+        conditions.may_reach_forbidden_frames,
     ),
     Known(
         KnownIssue(

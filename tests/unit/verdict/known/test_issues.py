@@ -12,6 +12,7 @@ from vmm.catalogue._build import at
 from vmm.fuzz.generate.mutate import can_be_mutated
 from vmm.host.health import Problem
 from vmm.report.terminal import scenario_report
+from vmm.scenario.content import identity
 from vmm.scenario.features import Features
 from vmm.scenario.history import (
     Call,
@@ -40,10 +41,13 @@ from vmm.scenario.operations import (
     GuestThread,
     HarvestDirtyRing,
     HostAction,
+    HostChangeKind,
     HostThread,
     Instruction,
     KvmclockCtrl,
     Mapping,
+    MappingKind,
+    Place,
     PreFaultMemory,
     Race,
     Scenario,
@@ -700,5 +704,34 @@ def test_a_coalesced_ring_may_be_full_at_half_and_not_before(nth: int, status: S
     assert isinstance(event.operation, Touch)
     exit_ = Mmio(event.operation.gpa, True, event.operation.value.to_bytes(4, "little"))
     events[writes[nth]] = msgspec.structs.replace(event, outcome=Touched(0, (exit_,)))
+    history = msgspec.structs.replace(whole, events=tuple(events))
+    assert judged(history).verdict.status is status
+
+
+@pytest.mark.parametrize(
+    ("kind", "how", "status"),
+    [
+        ("pfnmap", "forbid", Status.KNOWN),
+        ("memfd", "forbid", Status.DIFFERS),
+        ("pfnmap", "unmap", Status.DIFFERS),
+    ],
+)
+def test_only_forbidden_page_frames_may_be_read(
+    kind: MappingKind, how: HostChangeKind, status: Status
+) -> None:
+    scenario = Scenario(
+        "forbidden",
+        (
+            SetUserMemoryRegion(1, 0x100000, 0x1000, Place("frames")),
+            ChangeHostMemory(Place("frames"), 1, how),
+            Touch(0x100100),
+        ),
+        (Mapping("file", 1, "memfd"), Mapping("frames", 1, kind, of="file")),
+        survey="none",
+    )
+    whole = ideal_history(scenario)
+    events = list(whole.events)
+    read = next(n for n, event in enumerate(events) if isinstance(event.operation, Touch))
+    events[read] = msgspec.structs.replace(events[read], outcome=Touched(identity(0, 0)))
     history = msgspec.structs.replace(whole, events=tuple(events))
     assert judged(history).verdict.status is status
