@@ -99,8 +99,8 @@ _LAB = "tests/lab_vm/test_shown.py::test_a_command_of_the_lab_that_is_shown_work
 _LAVA = "tests/unit/test_examples.py::test_the_test_of_lava_reports_each_scenario"
 
 ELSEWHERE = {
-    r"\bgit bisect\b": "tests/lab/test_bisect.py::test_git_bisect_finds_the_commit_that_made_the_"
-    "kernel_wrong",
+    r"^git bisect\b": "tests/lab_vm/test_bisect.py::"
+    "test_git_bisect_finds_the_commit_in_kernels_that_each_step_builds_and_boots",
     r"^(\./scripts/)?vmm lab (run|matrix|diff|symbols)\b": _LAB,
     r"^pipx install memslot-vmm$": "tests/packaging/test_distribution.py::"
     "test_pipx_installs_the_command_and_its_manual",
