@@ -337,7 +337,7 @@ KNOWN = (
             what="hva_to_pfn_remapped() takes any present entry of the page table, and mprotect() "
             "leaves those of PROT_NONE present: a guest reads page frames of a VM_PFNMAP mapping "
             "that the process itself may not access",
-            evidence="Linux 6.12.118 (kvm_amd, npt=1 and npt=0) reads 0x9b100000 in place of "
+            evidence="Linux 6.12.118 and 7.2.13 (kvm_amd, npt=1 and npt=0) read 0x9b100000, not "
             "EFAULT after mprotect(PROT_NONE): pfnmap-forbidden; a write fails, as it should",
         ),
         _kinds(ChangeHostMemory),
