@@ -102,8 +102,10 @@ ELSEWHERE = {
     r"^git bisect\b": "tests/lab_vm/test_bisect.py::"
     "test_git_bisect_finds_the_commit_in_kernels_that_each_step_builds_and_boots",
     r"^(\./scripts/)?vmm lab (run|matrix|diff|symbols)\b": _LAB,
-    r"^pipx install memslot-vmm$": "tests/packaging/test_distribution.py::"
+    r"^pipx install \.$": "tests/packaging/test_distribution.py::"
     "test_pipx_installs_the_command_and_its_manual",
+    r"^python -m build$": "tests/packaging/test_distribution.py::"
+    "test_pip_makes_the_same_wheel_of_the_sdist_in_an_environment_of_its_own",
     r"^pip install 'memslot-vmm\[": _EXTRAS,
     r"^pip install memslot-vmm\b|^(VMM_REQUIRE_KVM=1 )?pytest$": _INSTALLED,
     r"\bvng\b": "tests/lab_vm/test_virtme.py::test_vng_takes_what_the_guide_gives_it",

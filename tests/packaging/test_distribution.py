@@ -239,8 +239,7 @@ def test_the_wheel_brings_the_pytest_plugin(dist: Path, tmp_path: Path) -> None:
         pytest.skip("needs /dev/kvm")
     run(sys.executable, "-m", "venv", tmp_path / "venv")
     python = tmp_path / "venv" / "bin" / "python"
-    (wheel,) = dist.glob("*.whl")
-    run(python, "-m", "pip", "install", "--quiet", wheel, "pytest")
+    run(python, "-m", "pip", "install", "--quiet", "memslot-vmm", "pytest", **found_in(dist))
     project = shutil.copytree(ROOT / "examples/pytest-project", tmp_path / "project")
     alone = {"PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
     printed = run(python, "-m", "pytest", "-p", "no:cacheprovider", "-rA", project, **alone)
@@ -266,15 +265,25 @@ def test_what_an_extra_needs_can_be_installed(dist: Path, tmp_path: Path, extra:
     assert {"fleet": "distributed", "plot": "matplotlib", "whitebox": "drgn"}[extra] in installed
 
 
+def found_in(folder: Path) -> dict[str, str]:
+    """Have pip find what is in a folder, as the guides have it."""
+    return {"PIP_FIND_LINKS": f"{folder} {os.environ.get('PIP_FIND_LINKS', '')}".strip()}
+
+
 @pytest.mark.long
-def test_pipx_installs_the_command_and_its_manual(dist: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["checkout", "wheel"])
+def test_pipx_installs_the_command_and_its_manual(
+    source: Path, dist: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shutil.copytree(source, tmp_path / "checkout"))
     (wheel,) = dist.glob("*.whl")
     folders = {
         "PIPX_HOME": str(tmp_path / "home"),
         "PIPX_BIN_DIR": str(tmp_path / "bin"),
         "PIPX_MAN_DIR": str(tmp_path / "man"),
     }
-    run(sys.executable, "-m", "pipx", "install", wheel, **folders)
+    named = "." if what == "checkout" else wheel
+    run(sys.executable, "-m", "pipx", "install", named, **folders)
     assert run(tmp_path / "bin" / "vmm", "--version").startswith("vmm ")
     assert (tmp_path / "man" / "man1" / "vmm.1").exists()
 
