@@ -35,8 +35,8 @@ from vmm.scenario.operations import (
     Scenario,
     Start,
 )
-from vmm.scenario.pagetables import PLAIN, USED, Tables
-from vmm.scenario.programs import ACCESSED, ENTRY_BYTES, entries, index_of
+from vmm.scenario.pagetables import PLAIN, PROGRAM_OFFSET, USED, Tables
+from vmm.scenario.programs import ACCESSED, ENTRY_BYTES, LARGE, PRESENT, entries, index_of
 
 _A_USED = Tables("a", 0x100, GFNS, bits=USED)
 _B = Tables("b", 0x100, tuple(reversed(GFNS)))
@@ -245,6 +245,17 @@ def _without_quirk(scenario: Scenario) -> Scenario:
 _LARGE = Slot(3, 0x200, at("huge"), pages=HUGE.pages)
 _LEAF = Tables("huge", 0x220, GFNS, page=0x20)
 """Only the lowest level of these is used: a level above it would split the huge page."""
+
+
+_TWICE = 0x200 * PAGE_SIZE_BYTES
+"""What two entries map as a large page, of which a slot has four pages."""
+
+
+def _at_large(code: int, entry: int, page: int = 1) -> Start:
+    """Start at a program that accesses a word in a page of an entry's large page."""
+    address = USUAL.address(code) + PROGRAM_OFFSET
+    data = (entry << 21) + page * PAGE_SIZE_BYTES + 0x40
+    return Start(address, USUAL.gpa, data, VALUE + entry)
 
 
 _UPPER_GFN = 0x220
@@ -544,6 +555,21 @@ SCENARIOS = (
         read(0x310),
         source="account_shadowed: __kvm_write_track_add_gfn",
         mappings=(A, B, HUGE),
+    ),
+    start_scenario(
+        "on-a-large-page-mapped-twice",
+        "A large page is written through an entry that lets it, and not through another one that "
+        "does not, whichever came first.",
+        *USUAL.lay(),
+        *entries(at("a", 2), {1: _TWICE | PLAIN | LARGE, 2: _TWICE | PRESENT | LARGE}),
+        *entries(at("a", 2), {3: _TWICE | PLAIN | LARGE}),
+        *programs(),
+        *(TABLES.create(), CODE.create(), Slot(3, _TWICE // PAGE_SIZE_BYTES, at("b"), 4).create()),
+        *(_at_large(LOADING, 1), _at_large(STORING, 1), _at_large(LOADING, 2, 2)),
+        *(_at_large(STORING, 2), _at_large(LOADING, 3, 2), _at_large(STORING, 3)),
+        *(_at_large(LOADING, 2), _at_large(STORING, 2, 2), _at_large(LOADING, 1)),
+        source="FNAME(fetch), validate_direct_spte; Intel SDM vol. 3, 4.6",
+        mappings=(A, B),
     ),
     start_scenario(
         "and-leave-tables-in-large-pages",

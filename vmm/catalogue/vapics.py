@@ -54,7 +54,7 @@ _MSRS = Area(
 
 
 def _set(msr: PageMsr, gpa: int = 0, *, off: bool = False) -> SetPageMsr:
-    where = _GPA if msr == "pv_eoi" else _GPA - _OFFSET
+    where = _GPA - _OFFSET if msr == "assist_page" else _GPA
     return SetPageMsr(msr, gpa or where, not off)
 
 
@@ -118,12 +118,15 @@ def _ends() -> tuple[AnyOperation, ...]:
     )
 
 
-def _refused_in_no_slot(msr: PageMsr, last: tuple[AnyOperation, ...]) -> Scenario:
+def _refused_in_no_slot(
+    msr: PageMsr, *last: AnyOperation, first: tuple[AnyOperation, ...] = (), need: str = ""
+) -> Scenario:
     """Set an MSR where there is no slot, and other slots than before, and do a last thing."""
     return _MSRS(
         f"{msr.replace('_', '-')}-in-no-slot-is-refused",
         "An MSR takes no gpa without a slot, nor one in a READONLY slot, nor one that is not "
         "aligned.",
+        *first,
         *(
             op
             for call in (
@@ -134,7 +137,7 @@ def _refused_in_no_slot(msr: PageMsr, last: tuple[AnyOperation, ...]) -> Scenari
             for op in (call, _set(msr))
         ),
         *(*last, *_run()),
-        needs=("readonly_mem",),
+        needs=("readonly_mem", *filter(None, (need,))),
         tags=("errno",),
     )
 
@@ -233,8 +236,11 @@ SCENARIOS = (
         *_written(0x40),
         needs=("smm",),
     ),
-    _refused_in_no_slot("pv_eoi", (_set("pv_eoi", _GPA + 2), _set("pv_eoi", off=True))),
-    _refused_in_no_slot("assist_page", (_set("assist_page", off=True),)),
+    _refused_in_no_slot("pv_eoi", _set("pv_eoi", _GPA + 2), _set("pv_eoi", off=True)),
+    _refused_in_no_slot("assist_page", _set("assist_page", off=True)),
+    _refused_in_no_slot(
+        "async_pf", _set("async_pf", off=True), first=(CreateIrqchip(),), need="irqchip"
+    ),
     _MSRS(
         "clears-four-bytes",
         "KVM clears the first four bytes of an assist page where its gpa is mapped then, and logs "
@@ -271,7 +277,7 @@ SCENARIOS = (
         "Without a local APIC in the kernel a vCPU has no priority, in memory or not: EINVAL.",
         _SLOT.create(),
         *(SetVapicAddr(_GPA), SetApic(priority=0x10), SetVapicAddr(0), SetApic(enabled=False)),
-        *_run(),
+        *(_set("async_pf"), _set("async_pf", off=True), *_run()),
         source="api.rst 4.57, 4.58; kvm_arch_vcpu_ioctl",
         tags=("errno",),
     ),

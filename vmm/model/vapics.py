@@ -21,6 +21,7 @@ from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     Execute,
     Instruction,
+    PageMsr,
     SetApic,
     SetPageMsr,
     SetVapicAddr,
@@ -54,6 +55,12 @@ PV_EOI = documented(
     "KVM_SET_MSRS does not set the MSR",
     "x86/msr.rst MSR_KVM_PV_EOI_EN; kvm_lapic_set_pv_eoi",
 )
+ASYNC_PF = documented(
+    "async-pf",
+    "MSR_KVM_ASYNC_PF_EN, for a vCPU with a local APIC in the kernel, takes the gpa of 64 bytes in "
+    "a slot that is not READONLY, else KVM_SET_MSRS does not set the MSR",
+    "x86/msr.rst MSR_KVM_ASYNC_PF_EN; kvm_pv_enable_async_pf",
+)
 ASSIST_PAGE = source(
     "assist-page",
     "HV_X64_MSR_VP_ASSIST_PAGE, where KVM has it, is set if the gpa is in a slot that is not "
@@ -61,7 +68,12 @@ ASSIST_PAGE = source(
     "kvm_hv_set_msr: hv_vp_assist_page",
 )
 
-_WORD_BYTES = 4
+_RULES: dict[PageMsr, Rule] = {
+    "pv_eoi": PV_EOI,
+    "assist_page": ASSIST_PAGE,
+    "async_pf": ASYNC_PF,
+}
+_WORD_BYTES, _TOKENS_BYTES = 4, 8
 _ALL_OF_A_CR8 = 0xF0
 """What of a task priority CR8 has, which is all that may be kept when a vCPU runs."""
 
@@ -137,14 +149,16 @@ class Vapics:
         return self.apics.setdefault(vcpu, _Apic())
 
     def _page_msr(self, op: SetPageMsr) -> tuple[Allowed, ...]:
-        rule = PV_EOI if op.msr == "pv_eoi" else ASSIST_PAGE
-        none = Allowed(MsrsSet(0), rule)
+        rule = _RULES[op.msr]
+        done, none = Allowed(MsrsSet(1), rule), Allowed(MsrsSet(0), rule)
         if not op.on:
-            done = Allowed(MsrsSet(1), rule)
-            return (done,) if op.msr == "pv_eoi" else (done, none)
+            return (done, none) if op.msr == "assist_page" else (done,)
+        if op.msr == "async_pf":  # Kernels before 2635b5c4a0e4 do not deliver them as interrupts.
+            is_right = self.has_irqchip() and None not in self._places(op.gpa, _TOKENS_BYTES)
+            return (done, none) if is_right else (none,)
         if op.msr == "pv_eoi":
             is_right = not op.gpa % _WORD_BYTES and None not in self._places(op.gpa, 1)
-            return (Allowed(MsrsSet(1), rule) if is_right else none,)
+            return (done if is_right else none,)
         if any(self.clocks.spaces[1:]):
             return ()  # KVM looks in the address space that the vCPU is in.
         (place,) = self._places(op.gpa - op.gpa % PAGE_SIZE_BYTES, _WORD_BYTES)

@@ -5,10 +5,12 @@ from vmm.repro.clocks import msrs_checked
 from vmm.repro.cnames import unsigned
 from vmm.repro.expectations import Expectation
 from vmm.scenario.operations import PageMsr, SetApic, SetPageMsr, SetVapicAddr, VapicOperation
+from vmm.scenario.vapic_operations import enabling_bits
 
 _MSRS: dict[PageMsr, str] = {
     "pv_eoi": "MSR_KVM_PV_EOI_EN",
     "assist_page": "0x40000073 /* HV_X64_MSR_VP_ASSIST_PAGE */",
+    "async_pf": "MSR_KVM_ASYNC_PF_EN",
 }
 _AS_IT_WAS = -1
 
@@ -26,5 +28,5 @@ def of_vapic(account: Account, op: VapicOperation, step: Expectation) -> list[st
             return [account.checked(call, step)]
         case SetPageMsr():
             account.use("setclock")
-            data = f"{unsigned(op.gpa)} | 1" if op.on else "0"
+            data = f"{unsigned(op.gpa)} | {enabling_bits(op.msr)}" if op.on else "0"
             return msrs_checked(account, f"set_msr({op.vcpu}, {_MSRS[op.msr]}, {data})", step)

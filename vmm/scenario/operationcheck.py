@@ -48,11 +48,10 @@ from vmm.scenario.races import TWO_FILES, Changed, places_of, race_problem
 from vmm.scenario.shown import is_plain
 from vmm.scenario.slots import MAX_PAGES, USER_END, as_id_of, id_of
 from vmm.scenario.standing import MayStand
+from vmm.scenario.vapic_operations import PAGE_MSR_STEPS
 
 _CLOCK_ALIGNMENT = 4
 _MOST_PRIORITY, _VAPIC_BYTES = 0xFF, 4
-_PAGE_MSR_STEPS: dict[ops.PageMsr, int] = {"pv_eoi": 2, "assist_page": PAGE_SIZE_BYTES}
-"""The lowest bit enables the MSR, and those of an assist page below a page mean nothing."""
 _NO_SUCH_SPACE = ".as_id: guests look at as_id 1 where $.needs names smm"
 
 
@@ -304,8 +303,8 @@ class OperationChecker:
                 size = PAGE_SIZE_BYTES if isinstance(op, ops.SetPageMsr) else _VAPIC_BYTES
                 if not 0 <= op.gpa <= (1 << MAX_GPA_BITS) - size:
                     return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
-                if isinstance(op, ops.SetPageMsr) and op.gpa % _PAGE_MSR_STEPS[op.msr]:
-                    return f".gpa: a multiple of {_PAGE_MSR_STEPS[op.msr]:#x} is needed"
+                if isinstance(op, ops.SetPageMsr) and op.gpa % PAGE_MSR_STEPS[op.msr]:
+                    return f".gpa: a multiple of {PAGE_MSR_STEPS[op.msr]:#x} is needed"
                 if op.gpa < self._guest_gpas.stop and op.gpa + size > self._guest_gpas.start:
                     gpa = self._guest.gpa
                     return f".gpa: the guest's own memory is at {gpa:#x}; move $.guest.gpa"

@@ -4,8 +4,16 @@ from typing import Literal
 
 from vmm.scenario.operation import Hex, Operation
 
-PageMsr = Literal["pv_eoi", "assist_page"]
+PageMsr = Literal["pv_eoi", "assist_page", "async_pf"]
 """MSRs that name guest memory where a vCPU and KVM tell each other of interrupts."""
+
+PAGE_MSR_STEPS: dict[PageMsr, int] = {
+    "pv_eoi": 2,
+    "assist_page": 0x1000,
+    "async_pf": 64,
+}
+"""The lowest bits enable an MSR, or mean nothing."""
+_ENABLED, _AS_AN_INTERRUPT = 1 << 0, 1 << 3
 
 
 class SetVapicAddr(Operation, frozen=True, tag="set_vapic_addr", gc=False):
@@ -39,10 +47,11 @@ class SetApic(Operation, frozen=True, tag="set_apic", gc=False):
 
 
 class SetPageMsr(Operation, frozen=True, tag="set_page_msr", gc=False):
-    """KVM_SET_MSRS on a vCPU: MSR_KVM_PV_EOI_EN, or Hyper-V's HV_X64_MSR_VP_ASSIST_PAGE.
+    """KVM_SET_MSRS on a vCPU: an MSR that names guest memory.
 
-    Both say where in guest memory an interrupt's end is told. KVM clears the first four bytes of
-    an assist page at once.
+    MSR_KVM_PV_EOI_EN and Hyper-V's HV_X64_MSR_VP_ASSIST_PAGE say where an interrupt's end is told,
+    MSR_KVM_ASYNC_PF_EN where asynchronous page faults are (delivered as an interrupt). KVM clears
+    the first four bytes of an assist page at once.
 
     >>> from vmm import operations
     >>> operations.SetPageMsr("assist_page", gpa=0x101000).on
@@ -53,6 +62,11 @@ class SetPageMsr(Operation, frozen=True, tag="set_page_msr", gc=False):
     gpa: Hex
     on: bool = True
     vcpu: int = 0
+
+
+def enabling_bits(msr: PageMsr) -> int:
+    """Return the bits beside the gpa that enable an MSR."""
+    return _ENABLED | _AS_AN_INTERRUPT if msr == "async_pf" else _ENABLED
 
 
 VapicOperation = SetVapicAddr | SetApic | SetPageMsr

@@ -17,6 +17,7 @@ from vmm.scenario.operations import (
     Place,
 )
 from vmm.scenario.shown import shown
+from vmm.scenario.vapic_operations import enabling_bits
 
 _FLAGS = (
     (LOG_DIRTY_PAGES, "LOG_DIRTY_PAGES"),
@@ -38,7 +39,11 @@ _CLOCK_MSRS = {
     "system_time": "SYSTEM_TIME_NEW",
     "steal_time": "STEAL_TIME",
 }
-_PAGE_MSRS = {"pv_eoi": "MSR_KVM_PV_EOI_EN", "assist_page": "HV_X64_MSR_VP_ASSIST_PAGE"}
+_PAGE_MSRS = {
+    "pv_eoi": "MSR_KVM_PV_EOI_EN",
+    "assist_page": "HV_X64_MSR_VP_ASSIST_PAGE",
+    "async_pf": "MSR_KVM_ASYNC_PF_EN",
+}
 _MANY = 8
 
 
@@ -224,7 +229,7 @@ def _of_vapic(op: ops.VapicOperation) -> str:
             enabled = "enabled" if op.enabled else "disabled"
             return f"{vcpu}: KVM_SET_LAPIC({enabled} by software{priority})"
         case ops.SetPageMsr():
-            data = f"{op.gpa:#x} | 1" if op.on else "0"
+            data = f"{op.gpa:#x} | {enabling_bits(op.msr)}" if op.on else "0"
             return f"{vcpu}: KVM_SET_MSRS({_PAGE_MSRS[op.msr]} = {data})"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from vmm.model.model import Model
-from vmm.model.vapics import ASSIST_PAGE, PV_EOI, VAPIC, VAPIC_ADDR, VAPIC_APIC
+from vmm.model.vapics import ASSIST_PAGE, ASYNC_PF, PV_EOI, VAPIC, VAPIC_ADDR, VAPIC_APIC
 from vmm.scenario.features import Features
 from vmm.scenario.history import (
     AnyOutcome,
@@ -226,3 +226,12 @@ def test_which_space_an_assist_page_is_in_depends_on_the_vcpu() -> None:
     inside = slot(number=SMM << 16 | 1)
     page = SetPageMsr("assist_page", GPA - OFFSET)
     assert after((slot(), inside), Features(address_spaces=2)).allowed(page) == ()
+
+
+def test_asynchronous_faults_take_a_local_apic_and_a_writable_slot() -> None:
+    named = SetPageMsr("async_pf", GPA)
+    done, none = after((APIC, slot())).allowed(named)
+    assert (done.outcome, none.outcome, done.rule) == (MsrsSet(1), MsrsSet(0), ASYNC_PF)
+    assert outcomes(named, slot()) == [MsrsSet(0)]
+    assert outcomes(named, APIC) == outcomes(named, APIC, slot(flags=READONLY)) == [MsrsSet(0)]
+    assert outcomes(SetPageMsr("async_pf", 0, on=False)) == [MsrsSet(1)]

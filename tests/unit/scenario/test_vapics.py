@@ -20,6 +20,7 @@ from vmm.scenario.words import operation
         (SetApic(vcpu=1), "vcpus allows"),
         (SetPageMsr("pv_eoi", 0x1001), "a multiple of 0x2"),
         (SetPageMsr("assist_page", 0x1800), "a multiple of 0x1000"),
+        (SetPageMsr("async_pf", 0x1820), "a multiple of 0x40"),
         (SetPageMsr("assist_page", 0xFFFF_0000), "the guest's own memory"),
         (SetPageMsr("pv_eoi", 1 << 52), "52 bits"),
     ],
@@ -36,6 +37,7 @@ def test_what_is_not_safe_or_means_nothing_is_refused(wrong: AnyOperation, says:
         (SetApic(), "vCPU 0: KVM_SET_LAPIC(enabled by software)"),
         (SetApic(False, 0x30), "vCPU 0: KVM_SET_LAPIC(disabled by software, TPR=0x30)"),
         (SetPageMsr("pv_eoi", 0x1000), "vCPU 0: KVM_SET_MSRS(MSR_KVM_PV_EOI_EN = 0x1000 | 1)"),
+        (SetPageMsr("async_pf", 0x1000), "vCPU 0: KVM_SET_MSRS(MSR_KVM_ASYNC_PF_EN = 0x1000 | 9)"),
         (
             SetPageMsr("assist_page", 0x1000, on=False),
             "vCPU 0: KVM_SET_MSRS(HV_X64_MSR_VP_ASSIST_PAGE = 0)",

@@ -77,6 +77,7 @@ from vmm.scenario.operations import (
     UnmapInternalSlots,
 )
 from vmm.scenario.slots import as_id_of
+from vmm.scenario.vapic_operations import PAGE_MSR_STEPS
 
 _replace = msgspec.structs.replace
 
@@ -455,8 +456,7 @@ class Extras:
             yield SetVapicAddr(gpa if dice.chance(0.9) else 0)
         elif what == 3 and is_near:
             msr = dice.pick(_PAGE_MSRS if pools.spaces == (0,) else ("pv_eoi",))
-            start = gpa - gpa % PAGE_SIZE_BYTES
-            yield SetPageMsr(msr, start if msr == "assist_page" else gpa & ~1, dice.chance(0.8))
+            yield SetPageMsr(msr, gpa - gpa % PAGE_MSR_STEPS[msr], dice.chance(0.8))
         elif what == 4 and self._world.slots:
             mapping = dice.pick(pools.mappings)
             page = dice.below(min(mapping.pages, 8))
