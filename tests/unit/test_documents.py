@@ -86,6 +86,13 @@ def test_prose_takes_no_more_than_a_hundred_columns(document: Path) -> None:
     assert [line for line in lines if len(line) > 100 and " " in line.strip()] == []
 
 
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.md"], ids=str)
+def test_what_a_document_links_to_is_there(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8"))
+    here = [link for link in links if not link.startswith("http")]
+    assert [link for link in here if not (document.parent / link).exists()] == []
+
+
 def test_scripts_and_examples_take_no_more_than_a_hundred_columns() -> None:
     files = [each for each in (ROOT / "scripts").iterdir() if each.is_file()]
     lines = {
