@@ -217,7 +217,10 @@ class GuestCpu:
             vcpu.enter_flat_real_mode(op.address & -_SEGMENT_BYTES, registers, table)
         else:
             registers = Registers(rip=op.address, rdi=op.data, rcx=op.value, rsp=op.stack)
-            vcpu.enter_long_mode(op.tables, registers, table)
+            if op.paging == "long":
+                vcpu.enter_long_mode(op.tables, registers, table)
+            else:
+                vcpu.enter_paged_mode(op.tables, registers, pae=op.paging == "pae")
         if op.smi:
             vcpu.set_smbase(op.smbase)
             vcpu.send_smi()

@@ -66,7 +66,7 @@ _CODE_SELECTOR = 0x08
 _DATA_SELECTOR = 0x10
 
 _PAGED_CR0 = 0x8001_0031  # PG, WP, NE, ET, PE
-_CR4_PAE = 1 << 5
+_CR4_PSE, _CR4_PAE = 1 << 4, 1 << 5
 _CR4_SSE = 1 << 9 | 1 << 10  # OSFXSR, OSXMMEXCPT
 _EFER_LONG = 1 << 8 | 1 << 10  # LME, LMA
 
@@ -131,6 +131,12 @@ def set_long_mode(sregs: CData) -> None:
         segment.l, segment.db = (1, 0) if name == "cs" else (0, 1)
     sregs.idt.limit = 0
     sregs.cr0, sregs.cr4, sregs.efer = _PAGED_CR0, _CR4_PAE | _CR4_SSE, _EFER_LONG
+
+
+def set_paged_mode(sregs: CData, pae: bool) -> None:
+    """Turn 64-bit mode in a `struct kvm_sregs *` into 32-bit mode with paging, for any CR3."""
+    sregs.cs.l, sregs.cs.db = 0, 1
+    sregs.cr4, sregs.efer = (_CR4_PAE if pae else _CR4_PSE) | _CR4_SSE, 0
 
 
 def set_base(segment: CData, base: int) -> None:

@@ -17,6 +17,7 @@ from vmm.kvm.registers import (
     set_descriptor_tables,
     set_flat_stack,
     set_long_mode,
+    set_paged_mode,
 )
 
 _REGS_BYTES = raw.size_of("struct kvm_regs")
@@ -308,6 +309,28 @@ class VcpuState(Closing):
             set_descriptor_tables(long_mode, *table)
         long_mode.cr3 = cr3
         self._enter(mode, long_mode, registers, at_run)
+
+    def enter_paged_mode(self, cr3: int, registers: Registers, *, pae: bool) -> None:
+        """Set up 32-bit mode with page tables at the gpa `cr3`, flat segments, and no IDT.
+
+        Without `pae` they have two levels, and pages of 4 MiB (CR4.PSE); with it, `cr3` is the gpa
+        of four entries, a multiple of 32. Every fault is a triple fault: a `Shutdown`.
+
+        Raises `KvmError`.
+
+        >>> from vmm import HostAddress, HostMapping, Kvm, Registers
+        >>> with HostMapping.anonymous(0x2000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
+        ...     vm.set_user_memory_region(0, 0, 0, 0x2000, HostAddress(memory, 0))
+        ...     memory.write(0x1000, (0x83).to_bytes(4, "little"))  # A page of 4 MiB at gpa 0.
+        ...     vcpu = vm.create_vcpu(0)
+        ...     vcpu.enter_paged_mode(cr3=0x1000, registers=Registers(rip=0x800), pae=False)
+        ...     vcpu.get_sregs().cr3, vcpu.get_sregs().efer
+        (4096, 0)
+        """
+        sregs = raw.new("struct kvm_sregs *", self._modes().long[0])
+        set_paged_mode(sregs, pae)
+        sregs.cr3 = cr3
+        self._enter(("paged", cr3, pae), sregs, registers, at_run=False)
 
     def _enter(self, mode: _Mode, sregs: CData, registers: Registers, at_run: bool) -> None:
         self._mode = mode

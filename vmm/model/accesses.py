@@ -255,6 +255,12 @@ class Accesses:
                 page = piece.gpa // PAGE_SIZE_BYTES - piece.slot.base_gfn
                 self._tracking.kernel_wrote(vcpu, piece.slot, page, surely=surely)
 
+    def may_be_marked(self, pieces: Iterable[Piece]) -> None:
+        """Make bytes unknown in which a processor may set a bit that it does not look at."""
+        for piece in pieces:
+            if piece.slot is not None and not leaves_memory(piece, write=True):
+                self._contents.blur(piece.mapping, piece.offset, piece.length, is_aside=True)
+
     def was_read(self, vcpu: int, pieces: Iterable[Piece]) -> None:
         """Note which slots were looked up, and which pages may be logged because of the read."""
         for piece in pieces:

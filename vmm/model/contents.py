@@ -97,9 +97,9 @@ class Contents:
                 self._write(write.mapping, line, at, None, size)
         self._vague.written(write, surely=surely)
 
-    def blur(self, mapping: str, offset: int, length: int) -> None:
-        """Let a guest write unknown bytes."""
-        self.is_blurred = True
+    def blur(self, mapping: str, offset: int, length: int, *, is_aside: bool = False) -> None:
+        """Let a guest write unknown bytes; ``is_aside`` if what it does turns on none of them."""
+        self.is_blurred |= not is_aside
         end = offset + length
         for start in _line_starts(offset, end):
             line, at = divmod(start, _LINE_BYTES)

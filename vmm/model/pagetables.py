@@ -1,8 +1,9 @@
 """Walks the guest's own page tables in memory.
 
 A walk reads an entry of each level at the gpa where a processor reads it, through the current slot
-there. Only 64-bit mode with four levels is walked, as `Vcpu.enter_long_mode` sets it up: without
-no-execute entries, and with all code in supervisor mode.
+there. Walked are tables of four levels in 64-bit mode, and those of 32-bit mode, as
+`Vcpu.enter_long_mode` and `Vcpu.enter_paged_mode` set it up: without no-execute entries, and with
+all code in supervisor mode.
 """
 
 from collections.abc import Iterator
@@ -14,17 +15,13 @@ from vmm.model.backing import Piece
 from vmm.model.contents import Contents
 from vmm.model.rule import documented, source
 from vmm.scenario.operations import GUEST_MAPPING, PAGE_SIZE_BYTES, Touch
+from vmm.scenario.paging import KINDS, Paging
 from vmm.scenario.programs import (
     ACCESSED,
-    ADDRESS_BITS,
     DIRTY,
-    ENTRY_BYTES,
     LARGE,
-    LEVELS,
     PRESENT,
     WRITABLE,
-    index_of,
-    shift_of,
 )
 
 GUEST_TABLES = documented(
@@ -57,8 +54,7 @@ End = Literal["memory", "page-fault", "outside", "unknown"]
 _Page = tuple[int, str, int]
 """The gfn where page tables were walked, and the page of a mapping that its slot showed there."""
 
-_RESERVED = ~(ADDRESS_BITS | 0xFFF)
-_USER_AND_OTHERS = 0xFFF & ~(PRESENT | WRITABLE | LARGE | ACCESSED | DIRTY)
+_LONG = KINDS["long"]
 _READ_ONLY_PIECES = ("hole", "absent")
 
 
@@ -69,6 +65,8 @@ class Update:
     entry: Piece
     low: int
     is_new: bool
+    is_pointer: bool = False
+    """Whether it has no accessed bit by the manuals; QEMU 7.2's processor sets one even so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +102,13 @@ class Rewritten:
         return (
             entry.mapping == self.mapping
             and entry.offset < ends
-            and self.offset < entry.offset + ENTRY_BYTES
+            and self.offset < entry.offset + entry.length
         )
 
     def laid_over(self, entry: Piece, held: bytes) -> bytes:
         """Return an entry that they are in, of which memory holds ``held`` before."""
         begin = self.offset - entry.offset
-        data = self.data[max(-begin, 0) : ENTRY_BYTES - begin]
+        data = self.data[max(-begin, 0) : entry.length - begin]
         begin = max(begin, 0)
         return held[:begin] + data + held[begin + len(data) :]
 
@@ -131,7 +129,12 @@ class PageTables:
         self._walked: dict[_Page, bytes] = {}
 
     def walk(
-        self, tables: int, address: int, write: bool, rewritten: Rewritten | None = None
+        self,
+        tables: int,
+        address: int,
+        write: bool,
+        rewritten: Rewritten | None = None,
+        paging: Paging = _LONG,
     ) -> Walk:
         """Translate an address by the tables at a gpa; nothing is changed.
 
@@ -139,15 +142,16 @@ class PageTables:
         """
         updates: list[Update] = []
         table = tables
-        for level in reversed(range(LEVELS)):
-            piece = self._entry(table, address, level)
+        levels = len(paging.shifts)
+        for level in reversed(range(levels)):
+            piece = self._entry(table, address, level, paging)
             if piece.kind in _READ_ONLY_PIECES:
                 return _ended("outside", updates)
             if piece.kind != "memory" or piece.private or piece.protected:
                 return Walk("unknown")
             if piece.mapping == GUEST_MAPPING:
                 return Walk("unknown")
-            data = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
+            data = self._contents.read(piece.mapping, piece.offset, piece.length)
             if rewritten is not None and rewritten.is_in(piece):
                 data = rewritten.laid_over(piece, data)
             elif self._is_stale(piece):
@@ -155,41 +159,46 @@ class PageTables:
             entry = int.from_bytes(data, "little")
             if not entry & PRESENT:
                 return _ended("page-fault", updates)
-            is_last = level == 0 or bool(entry & LARGE)
-            if entry & (_RESERVED | _USER_AND_OTHERS) or (entry & LARGE and level != 1):
+            if paging.has_pointers and level == levels - 1:
+                if entry & ~(paging.address_bits | ACCESSED) != PRESENT:
+                    return Walk("unknown")
+                updates.append(Update(piece, entry & 0xFF, is_new=False, is_pointer=True))
+                table = entry & paging.address_bits
+                continue
+            if _is_unclear(entry, level, paging):
                 return Walk("unknown")
             if write and not entry & WRITABLE:
                 return _ended("page-fault", updates)
+            is_large = level > 0 and bool(entry & LARGE)
+            is_last = level == 0 or is_large
             bits = ACCESSED | (DIRTY if is_last and write else 0)
             updates.append(Update(piece, (entry | bits) & 0xFF, bits & ~entry != 0))
-            table = entry & ADDRESS_BITS
+            table = entry & paging.address_bits
             if is_last:
-                within = address & (1 << shift_of(level)) - 1
-                if table & (1 << shift_of(level)) - 1:
-                    return Walk("unknown")  # Reserved bits of a large page.
-                return Walk("memory", table | within, tuple(updates))
+                gpa = paging.large_page(entry) if is_large else table
+                return _found(gpa, address & (1 << paging.shifts[level]) - 1, updates)
         raise AssertionError("the last level has the last entry")
 
-    def looked_at(self, tables: int, address: int) -> list[Piece]:
+    def looked_at(self, tables: int, address: int, paging: Paging = _LONG) -> list[Piece]:
         """Return the entries that a walk reads in memory, whatever it comes to."""
         found: list[Piece] = []
         table = tables
-        for level in reversed(range(LEVELS)):
-            piece = self._entry(table, address, level)
+        for level in reversed(range(len(paging.shifts))):
+            piece = self._entry(table, address, level, paging)
             if piece.kind != "memory" or piece.private:
                 break
             found.append(piece)
-            data = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
+            data = self._contents.read(piece.mapping, piece.offset, piece.length)
             entry = int.from_bytes(data, "little")
             if not entry & PRESENT or entry & LARGE:
                 break
-            table = entry & ADDRESS_BITS
+            table = entry & paging.address_bits
         return found
 
-    def _entry(self, table: int, address: int, level: int) -> Piece:
+    def _entry(self, table: int, address: int, level: int, paging: Paging) -> Piece:
         """Return the place of the entry that a walk uses in a table."""
-        at = table + index_of(address, level) * ENTRY_BYTES
-        (piece,) = self._accesses.pieces(at, ENTRY_BYTES)
+        at = table + paging.index_of(address, level) * paging.entry_bytes
+        (piece,) = self._accesses.pieces(at, paging.entry_bytes)
         return piece
 
     def adopt(
@@ -206,6 +215,8 @@ class PageTables:
         for walk in walks:
             for update in walk.updates:
                 self._accesses.was_walked(vcpu, update.entry)
+                if update.is_pointer:
+                    self._accesses.may_be_marked(self._accesses.pieces(update.entry.gpa, 1))
                 if sets_bits and update.is_new:
                     gpa = update.entry.gpa
                     byte = Touch(gpa, "write", 1, update.low, vcpu)
@@ -223,13 +234,13 @@ class PageTables:
         """Return an entry as a processor may have cached it."""
         known, at = self._walked.get(_page(entry)), entry.offset % PAGE_SIZE_BYTES
         if known is None:
-            return self._contents.read(entry.mapping, entry.offset, ENTRY_BYTES)
-        return known[at : at + ENTRY_BYTES]
+            return self._contents.read(entry.mapping, entry.offset, entry.length)
+        return known[at : at + entry.length]
 
     def _keep(self, entry: Piece, held: bytes) -> None:
         page, at = _page(entry), entry.offset % PAGE_SIZE_BYTES
         known = self._walked[page]
-        self._walked[page] = known[:at] + held + known[at + ENTRY_BYTES :]
+        self._walked[page] = known[:at] + held + known[at + entry.length :]
 
     def _rewritten(self, pieces: tuple[Piece, ...], data: bytes) -> None:
         at = 0
@@ -254,8 +265,19 @@ class PageTables:
         known, at = self._walked.get(_page(piece)), piece.offset % PAGE_SIZE_BYTES
         if known is None or not known[at] & PRESENT:
             return False
-        now = self._contents.read(piece.mapping, piece.offset, ENTRY_BYTES)
-        return now != known[at : at + ENTRY_BYTES]
+        now = self._contents.read(piece.mapping, piece.offset, piece.length)
+        return now != known[at : at + piece.length]
+
+
+def _is_unclear(entry: int, level: int, paging: Paging) -> bool:
+    """Whether an entry has bits whose effect is not modelled."""
+    known = paging.address_bits | PRESENT | WRITABLE | LARGE | ACCESSED | DIRTY
+    return bool(entry & ~known) or (entry & LARGE != 0 and level != 1)
+
+
+def _found(gpa: int | None, within: int, updates: list[Update]) -> Walk:
+    """Return the result of a walk to a page; to none if reserved bits of a large one are set."""
+    return Walk("unknown") if gpa is None else Walk("memory", gpa | within, tuple(updates))
 
 
 def _page(piece: Piece) -> _Page:

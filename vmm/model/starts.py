@@ -35,6 +35,7 @@ from vmm.model.transfers import Transfers
 from vmm.scenario.content import STUB_LENGTH, stub_identity
 from vmm.scenario.history import AnyOutcome, Mmio, Stopped, Touched, joined
 from vmm.scenario.operations import PAGE_SIZE_BYTES, SMBASE, Start, Touch
+from vmm.scenario.paging import KINDS
 from vmm.scenario.programs import (
     ENTRY_BYTES,
     FAR_CALL,
@@ -94,7 +95,7 @@ class Starts:
             return () if smm is None else self._after_an_smi(op, smm)
         if op.tables is None:
             return self._at_code(op, op.address, ())
-        walk = self._tables.walk(op.tables, op.address, write=False)
+        walk = self._tables.walk(op.tables, op.address, write=False, paging=KINDS[op.paging])
         found = self._fault(op, walk) or self._at_code(op, walk.gpa, (walk,))
         return tuple(map(partial(self._after_walks, op, op.tables), found))
 
@@ -122,7 +123,7 @@ class Starts:
         def adopt() -> None:
             allowed.adopt()
             for address in (op.address, op.data, op.stack, op.stack - 1, op.interrupts or 0):
-                for entry in self._tables.looked_at(tables, address):
+                for entry in self._tables.looked_at(tables, address, KINDS[op.paging]):
                     self._accesses.was_walked(op.vcpu, entry)
 
         return msgspec.structs.replace(allowed, adopt=adopt)
@@ -235,9 +236,10 @@ class Starts:
         identity = stub_identity(code[:STUB_LENGTH])
         if identity is not None:
             return self._allowed(op, Touched(identity), walks, (piece,))
+        is_wide = op.paging == "long"  # Or in real mode.
         if code.startswith(INTERRUPT) and op.interrupts is not None:
             return self._transfers.interrupt(op, walks)
-        if code.startswith(LONG_RETURN if op.tables is not None else RETURN):
+        if code.startswith(LONG_RETURN if op.tables is not None else RETURN) and is_wide:
             return self._transfers.iret(op, walks)
         if op.tables is None and code.startswith(FAR_CALL) and op.interrupts is not None:
             return self._transfers.far_call(op, code)
@@ -248,11 +250,13 @@ class Starts:
     def _at_program(
         self, op: Start, piece: Piece, code: bytes, walks: tuple[Walk, ...]
     ) -> _Outcomes:
-        """Return the allowed outcomes of a program that accesses data in 64-bit mode."""
+        """Return the allowed outcomes of a program that accesses data through page tables."""
         if code.startswith(LOAD):
             return self._load(op, piece, walks)
         if code.startswith(STORE):
             return self._store(op, piece, walks)
+        if op.paging != "long":
+            return self._unknown("in 32-bit mode its code is another program")
         if code.startswith(LONG_FAR_CALL) and op.interrupts is not None:
             return self._transfers.long_far_call(op, walks)
         if addresses := remapped_by(code):
@@ -393,7 +397,7 @@ class Starts:
         at = op.data if address is None else address
         if at % PAGE_SIZE_BYTES > PAGE_SIZE_BYTES - _WORD:
             return ()
-        walk = self._tables.walk(op.tables, at, write, rewritten)
+        walk = self._tables.walk(op.tables, at, write, rewritten, KINDS[op.paging])
         if walk.end != "memory":
             return self._fault(op, walk)
         pieces = self._accesses.pieces(walk.gpa, _WORD)

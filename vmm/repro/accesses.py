@@ -83,6 +83,9 @@ def _sum(place: int, offset: int, op: Instruction) -> int:
     return place + offset & _REAL_MODE_BITS if place and op.mode == "real" else place + offset
 
 
+_PAGING = {"pae": "PAE_TABLES", "two-level": "TABLES_OF_TWO_LEVELS"}
+
+
 def start(account: Account, op: Start, step: Expectation) -> list[str]:
     """Return the statements of a start."""
     tables = []
@@ -101,6 +104,9 @@ def start(account: Account, op: Start, step: Expectation) -> list[str]:
         registers = ", ".join(f".{name} = {unsigned(value)}" for name, value in fields if value)
         cr3 = unsigned(op.tables)
         call = f"guest_starts({op.vcpu}, {cr3}, (struct kvm_regs){{{registers or '0'}}});"
+        if op.paging != "long":
+            account.use("startnarrow")
+            call = call.replace(f"({op.vcpu}, ", f"_with({op.vcpu}, {_PAGING[op.paging]}, ", 1)
     lines = [*_mode(account, op.vcpu, op.as_id, step), *tables]
     if op.smi:
         account.use("smi")

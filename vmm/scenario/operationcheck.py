@@ -43,6 +43,7 @@ from vmm.scenario.operations import (
     guest_count,
     pages_of,
 )
+from vmm.scenario.paging import KINDS
 from vmm.scenario.programs import LAST_ADDRESS, LONG_FRAME_BYTES
 from vmm.scenario.races import TWO_FILES, Changed, places_of, race_problem
 from vmm.scenario.shown import is_plain
@@ -415,6 +416,8 @@ def _start_problem(op: ops.Start) -> str:
         return ".smbase: only a system management interrupt uses it"
     if op.smbase % _PARAGRAPH_BYTES or not 0 <= op.smbase <= _LAST_SMBASE:
         return f".smbase: a multiple of 16 within 0 to {_LAST_SMBASE:#x} is needed"
+    if op.paging != "long" and (op.tables is None or op.interrupts is not None):
+        return ".paging: in 32-bit mode a vCPU starts with page tables, and no interrupts"
     last = REAL_MODE_END - PAGE_SIZE_BYTES if op.tables is None else LAST_ADDRESS
     if op.interrupts is not None:
         # In real mode some processors push with 16-bit SP, whatever the stack segment says.
@@ -426,11 +429,20 @@ def _start_problem(op: ops.Start) -> str:
         if op.data or op.value:
             return ".tables: in real mode a vCPU starts at what accesses no data"
         return "" if 0 <= op.address < REAL_MODE_END else ".address: real mode ends with 4 GiB"
-    if op.tables % PAGE_SIZE_BYTES or not 0 <= op.tables < 1 << MAX_GPA_BITS:
-        return f".tables: the gpa of a page is needed, of {MAX_GPA_BITS} bits at the most"
+    return _tables_problem(op, op.tables)
+
+
+def _tables_problem(op: ops.Start, tables: int) -> str:
+    is_long = op.paging == "long"
+    paging = KINDS[op.paging]
+    bits = MAX_GPA_BITS if is_long else REAL_MODE_END.bit_length() - 1
+    if tables % paging.alignment or not 0 <= tables < 1 << bits:
+        what = "the gpa of a page" if is_long else f"a multiple of {paging.alignment:#x}"
+        return f".tables: {what} is needed, of {bits} bits at the most"
+    last = LAST_ADDRESS if is_long else REAL_MODE_END - PAGE_SIZE_BYTES
     for field in ("address", "data"):
-        if not 0 <= getattr(op, field) <= LAST_ADDRESS:
-            return f".{field}: an address within 0 to {LAST_ADDRESS:#x} is needed"
+        if not 0 <= getattr(op, field) <= last:
+            return f".{field}: an address within 0 to {last:#x} is needed"
     return ""
 
 

@@ -12,6 +12,7 @@ from vmm.scenario.operations import (
     Place,
     Start,
 )
+from vmm.scenario.paging import KINDS, PagingKind
 from vmm.scenario.programs import (
     ACCESSED,
     CODE_DESCRIPTOR,
@@ -24,7 +25,6 @@ from vmm.scenario.programs import (
     VECTOR,
     WRITABLE,
     entries,
-    index_of,
     long_gate,
     real_gate,
     writes,
@@ -46,7 +46,8 @@ class Tables:
     """Page tables in pages of a mapping from ``page`` on, which a slot shows from ``gfn`` on.
 
     They map the pages from the address ``start`` on, which are in one table, to ``gfns``; ``bits``
-    are those of all entries, ``upper``, if given, those of the levels above pages.
+    are those of all entries, ``upper``, if given, those of the levels above pages. In 32-bit mode
+    with PAE the highest entries have nothing but an address.
     """
 
     mapping: str
@@ -56,33 +57,41 @@ class Tables:
     bits: int = PLAIN
     upper: int | None = None
     start: int = 0
+    paging: PagingKind = "long"
+    begin: int = 0
+    """The offset of the highest table in its page, with PAE."""
 
     def lay(self) -> Iterator[AnyOperation]:
         """Yield the host's operations that write the tables."""
+        paging = KINDS[self.paging]
+        levels, width = len(paging.shifts), paging.entry_bytes
         upper = self.bits if self.upper is None else self.upper
-        yield ChangeHostMemory(self._table(0), PAGES)
-        for level in range(PAGES - 1):
+        yield ChangeHostMemory(Place(self.mapping, self.page * PAGE_SIZE_BYTES), levels)
+        for level in range(levels - 1):
             below = (self.gfn + level + 1) * PAGE_SIZE_BYTES
-            index = index_of(self.start, PAGES - 1 - level)
-            yield from entries(self._table(level), {index: below | upper})
-        first = index_of(self.start, 0)
+            index = paging.index_of(self.start, levels - 1 - level)
+            bits = PRESENT if paging.has_pointers and not level else upper
+            yield from entries(self._table(level), {index: below | bits}, width)
+        first = paging.index_of(self.start, 0)
         pages = {
             index: gfn * PAGE_SIZE_BYTES | self.bits for index, gfn in enumerate(self.gfns, first)
         }
-        yield from entries(self._table(PAGES - 1), pages)
+        yield from entries(self._table(levels - 1), pages, width)
 
     def _table(self, number: int) -> Place:
         """Return the hva of a table, counted from the highest."""
-        return Place(self.mapping, (self.page + number) * PAGE_SIZE_BYTES)
+        begin = 0 if number else self.begin
+        return Place(self.mapping, (self.page + number) * PAGE_SIZE_BYTES + begin)
 
     @property
     def gpa(self) -> int:
         """The gpa of the highest table."""
-        return self.gfn * PAGE_SIZE_BYTES
+        return self.gfn * PAGE_SIZE_BYTES + self.begin
 
     def run(self, page: int, vcpu: int = 0) -> Start:
         """Start at the code in a page that the tables map."""
-        return Start(self.address(page) + STUB_OFFSET, self.gpa, vcpu=vcpu)
+        at = self.address(page) + STUB_OFFSET
+        return Start(at, self.gpa, vcpu=vcpu, paging=self.paging)
 
     def address(self, page: int) -> int:
         """Return the address of a page that the tables map."""
@@ -91,7 +100,8 @@ class Tables:
     def access(self, code: int, data: int, value: int = 0, vcpu: int = 0) -> Start:
         """Start at the program in page ``code``, which accesses a word in page ``data``."""
         address = self.address(code) + PROGRAM_OFFSET
-        return Start(address, self.gpa, self.address(data) + 0x40, value, vcpu=vcpu)
+        at = self.address(data) + 0x40
+        return Start(address, self.gpa, at, value, vcpu=vcpu, paging=self.paging)
 
     def interrupt(self, code: int, table: int, stack: int) -> Start:
         """Start at the program in a page that raises an interrupt; the stack is within a page."""

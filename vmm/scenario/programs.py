@@ -94,15 +94,13 @@ PRESENT, WRITABLE, LARGE = 1 << 0, 1 << 1, 1 << 7
 ACCESSED, DIRTY = 1 << 5, 1 << 6
 """Bits of a page table entry; the processor sets the last two."""
 
-ADDRESS_BITS = ((1 << 52) - 1) & -PAGE_SIZE_BYTES
 ENTRY_BYTES = 8
 LAST_ADDRESS = (1 << 47) - PAGE_SIZE_BYTES
 """The last address in use: one page before the first that is not canonical."""
 
-LEVELS = 4
-"""Levels of page tables; the index at each level is 9 bits of the address."""
-
 _INDEX_BITS = 9
+"""Bits of an address that are its index at each level in 64-bit mode."""
+
 _PAGE_BITS = 12
 
 
@@ -225,9 +223,11 @@ def writes(place: Place, data: bytes) -> Iterator[HostWrite]:
         yield HostWrite(Place(place.mapping, place.offset + at), value)
 
 
-def entries(table: Place, values: Mapping[int, int]) -> Iterator[HostWrite]:
-    """Yield the operations that write entries, by index, to a page of zeros."""
+def entries(
+    table: Place, values: Mapping[int, int], width: int = ENTRY_BYTES
+) -> Iterator[HostWrite]:
+    """Yield the operations that write entries of 8 or 4 bytes, by index, to a page of zeros."""
     for index, value in values.items():
         for at, word in ((0, value & 0xFFFF_FFFF), (4, value >> 32)):
             if word:
-                yield HostWrite(Place(table.mapping, table.offset + index * ENTRY_BYTES + at), word)
+                yield HostWrite(Place(table.mapping, table.offset + index * width + at), word)

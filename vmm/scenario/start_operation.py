@@ -1,6 +1,7 @@
 """A vCPU that starts at an address that the scenario chooses, as data."""
 
 from vmm.scenario.operation import AsId, Hex, Operation
+from vmm.scenario.paging import PagingKind
 
 SMBASE = 0x30000
 """The SMBASE of a vCPU after a reset."""
@@ -27,6 +28,10 @@ class Start(Operation, frozen=True, tag="start", gc=False):
     With ``as_id`` 1, the host has put the vCPU in SMM before it starts: code, page tables and data
     are those of that address space.
 
+    With ``paging`` "pae" or "two-level" it is in 32-bit mode, and the page tables are those of that
+    mode, with pages of 4 MiB in "two-level". It executes the code in every tagged page there, or a
+    program that reads or writes a word.
+
     >>> from vmm import operations
     >>> operations.Start(0x2800, tables=0x100000).tables is None
     False
@@ -42,3 +47,4 @@ class Start(Operation, frozen=True, tag="start", gc=False):
     smbase: Hex = SMBASE
     vcpu: int = 0
     as_id: AsId = 0
+    paging: PagingKind = "long"

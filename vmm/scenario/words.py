@@ -16,6 +16,7 @@ from vmm.scenario.operations import (
     Hva,
     Place,
 )
+from vmm.scenario.paging import PagingKind
 from vmm.scenario.shown import shown
 from vmm.scenario.vapic_operations import enabling_bits
 
@@ -31,6 +32,11 @@ _CHURNS: dict[ops.ChurnKind, str] = {
     "refused-bindings": "refused bindings of slot {} and the next",
     "refused-eventfds": "an ioeventfd, and refused ones for the same writes",
     "failing-changes": "changes of slot {} after each of their allocations failed",
+}
+_PAGING: dict[PagingKind, str] = {
+    "long": "page tables",
+    "pae": "page tables of PAE",
+    "two-level": "page tables of two levels",
 }
 _MEMFD_FLAGS = ((MEMFD_MMAP, "MMAP"), (MEMFD_INIT_SHARED, "INIT_SHARED"))
 _ATTRIBUTES = ((ATTRIBUTE_PRIVATE, "PRIVATE"),)
@@ -270,7 +276,8 @@ def _start(op: ops.Start) -> str:
         f"{name}={value:#x}" for name, value in (("data", op.data), ("value", op.value)) if value
     ]
     details = f" ({', '.join(given)})" if given else ""
-    return f"{where} with page tables at gpa {op.tables:#x}{_mode(op.as_id)}{details}"
+    kind = _PAGING[op.paging]
+    return f"{where} with {kind} at gpa {op.tables:#x}{_mode(op.as_id)}{details}"
 
 
 def _instruction(op: ops.Instruction) -> str:

@@ -62,6 +62,7 @@ EVERYTHING = Features(
     internal_apic=True,
     quirks=SLOT_ZAP_ALL,
     failing_allocations=True,
+    paging_32_bit=True,
     zero_page=True,
     hugetlb_pages=8,
     coalesced_mmio=True,

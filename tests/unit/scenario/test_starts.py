@@ -48,6 +48,13 @@ def with_operations(base: Scenario, *operations: AnyOperation) -> Scenario:
         (Start(0x800, stack=0x10000, interrupts=0), "stack"),
         (Start(0x800, stack=0x1000, interrupts=1 << 32), "interrupts"),
         (Start(0x800, 0, stack=0x1000, interrupts=1 << 47), "interrupts"),
+        (Start(0x800, paging="pae"), "paging"),
+        (Start(0x800, 0, stack=0x1000, interrupts=0, paging="two-level"), "paging"),
+        (Start(0x800, 0x1010, paging="pae"), "tables"),
+        (Start(0x800, 0x1020, paging="two-level"), "tables"),
+        (Start(0x800, 1 << 32, paging="pae"), "tables"),
+        (Start(1 << 32, 0, paging="two-level"), "address"),
+        (Start(0x800, 0, 1 << 32, paging="pae"), "data"),
     ],
 )
 def test_a_start_that_cannot_be_is_named_by_its_field(start: Start, field: str) -> None:
@@ -95,7 +102,11 @@ def test_a_start_reads_as_it_was_written() -> None:
     interrupt = Start(0x900, stack=0x1400, interrupts=0)
     starts = (
         *(Start(0x800, 0x1000, 0x2040, 7), Start(0xFFFF_FFF0), Start(0x800, smi=True), interrupt),
-        *(Start(0x800, 0x1000, as_id=1), Start(0x800, smi=True, smbase=0x40010)),
+        *(
+            Start(0x800, 0x1020, paging="pae"),
+            Start(0x800, 0x1000, as_id=1),
+            Start(0x800, smi=True, smbase=0x40010),
+        ),
     )
     scenario = Scenario("start", starts, needs=("smm",))
     assert (

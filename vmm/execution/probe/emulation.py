@@ -9,17 +9,22 @@ from vmm.execution.probe.stops import first_stop
 from vmm.execution.probe.touches import is_fault, wrong_touch
 from vmm.kvm.exits import InternalError
 from vmm.kvm.system import Kvm
+from vmm.scenario.content import STUB_OFFSET
 from vmm.scenario.features import Features
-from vmm.scenario.history import Ran, Stopped
+from vmm.scenario.history import Ran, Stopped, Touched
 from vmm.scenario.instructions import FORCE
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
+    ChangeHostMemory,
+    HostWrite,
     Instruction,
     Mapping,
     Place,
     Scenario,
     SetUserMemoryRegion,
+    Start,
 )
+from vmm.scenario.programs import ACCESSED, DIRTY, LARGE, PRESENT, WRITABLE
 
 _FNOP_HLT = b"\xd9\xd0\xf4"
 """Of the x87 instructions KVM's emulator knows only those that store or reset its state."""
@@ -53,6 +58,26 @@ def emulates_on_request(time_limit_s: float) -> bool:
     except OSError:
         return False
     return value not in ("0", "N") and _tries(time_limit_s)
+
+
+def runs_paged_32_bit(time_limit_s: float) -> bool:
+    """Whether a guest runs in 32-bit mode with page tables. kvm_pvm, which has its own, stops it.
+
+    One entry maps 4 MiB from gpa 0 on.
+    """
+    scenario = Scenario(
+        name="32-bit-mode",
+        survey="none",
+        mappings=(Mapping("a", 2),),
+        operations=(
+            ChangeHostMemory(Place("a")),
+            HostWrite(Place("a"), PRESENT | WRITABLE | LARGE | ACCESSED | DIRTY),
+            SetUserMemoryRegion(0, _GPA, 2 * PAGE_SIZE_BYTES, Place("a")),
+            Start(_GPA + PAGE_SIZE_BYTES + STUB_OFFSET, _GPA, paging="two-level"),
+        ),
+    )
+    outcomes = tried(scenario, Features(paging_32_bit=True), time_limit_s)
+    return any(isinstance(each, Touched) for each in outcomes)
 
 
 def _tries(time_limit_s: float) -> bool:

@@ -13,7 +13,11 @@ from vmm.execution.failing import can_fail_allocations
 from vmm.execution.leftovers import can_look_at_itself
 from vmm.execution.probe.denials import check_denials
 from vmm.execution.probe.dirty import check_ring_mapping, least_ring_bytes, reads_make_dirty
-from vmm.execution.probe.emulation import emulates_on_request, emulates_real_mode
+from vmm.execution.probe.emulation import (
+    emulates_on_request,
+    emulates_real_mode,
+    runs_paged_32_bit,
+)
 from vmm.execution.probe.foreign import check_foreign
 from vmm.execution.probe.internal import (
     makes_apic_slot,
@@ -78,6 +82,8 @@ def _probed(kvm: Kvm, begin: Callable[[str], object], reach_limit_s: float) -> F
         emulated = emulates_real_mode(kvm)
         begin("KVM is asked to emulate an instruction")
         forced_emulation = emulates_on_request(reach_limit_s)
+        begin("a guest runs in 32-bit mode with page tables")
+        is_paged = runs_paged_32_bit(reach_limit_s)
         begin("a VM with private memory is created")
         protected = _protected(kvm, has(Cap.VM_TYPES))
         offers = kvm.paravirtual_features()
@@ -97,6 +103,7 @@ def _probed(kvm: Kvm, begin: Callable[[str], object], reach_limit_s: float) -> F
             internal_apic=internal[2],
             forced_emulation=forced_emulation,
             emulates_real_mode=emulated,
+            paging_32_bit=is_paged,
             protected=protected,
         )
         return _with_host(tried)

@@ -44,6 +44,20 @@ static uint64_t address_of(uint64_t gpa)
 	}
 	return n * 2 * WINDOW_STEP + gpa % WINDOW_STEP;
 }
+/*@ narrow */
+
+/* Whether a vCPU with the scenario's own page tables is in 32-bit mode, and with which. */
+static enum { LONG_TABLES, PAE_TABLES, TABLES_OF_TWO_LEVELS } own_paging;
+
+static void enter_32_bits(struct kvm_sregs *sregs)
+{
+	if (own_paging == LONG_TABLES)
+		return;
+	sregs->cs.l = 0;
+	sregs->cs.db = 1;
+	sregs->cr4 ^= own_paging == PAE_TABLES ? 0 : 0x30;	/* PSE in place of PAE */
+	sregs->efer = 0;
+}
 /*@ long */
 
 static void enter_long(struct vcpu *vcpu, struct kvm_regs *regs)
@@ -66,6 +80,7 @@ static void enter_long(struct vcpu *vcpu, struct kvm_regs *regs)
 		sregs.cr3 = own_tables;		/*+ starting */
 	sregs.cr4 = 0x620;		/* PAE, OSFXSR, OSXMMEXCPT */
 	sregs.efer = 0x500;		/* LME, LMA */
+	enter_32_bits(&sregs);		/*+ narrow */
 	must(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
 	regs->rflags = 2;
 	must(ioctl(vcpu->fd, KVM_SET_REGS, regs), "KVM_SET_REGS");
@@ -177,6 +192,15 @@ static void guest_starts(unsigned cpu, uint64_t tables, struct kvm_regs regs)
 	run(vcpu(cpu), PORT_EXECUTED);
 	forget_exceptions(vcpu(cpu));
 	own_tables = NO_TABLES;
+}
+/*@ startnarrow */
+
+/* The same in 32-bit mode. */
+static void guest_starts_with(unsigned cpu, int paging, uint64_t tables, struct kvm_regs regs)
+{
+	own_paging = paging;
+	guest_starts(cpu, tables, regs);
+	own_paging = LONG_TABLES;
 }
 /*@ farinstruction */
 

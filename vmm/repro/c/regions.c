@@ -159,6 +159,14 @@ static int close_guest_memfd(int *fd)
 	*fd = NO_OPEN_FILE;
 	return result;
 }
+/*@ paged */
+
+/* Ends the program where guests with page tables run in 64-bit mode only. */
+static void require_paging_32_bit(void)
+{
+	if (!access("/sys/module/kvm_pvm", F_OK))
+		leave(CANNOT_RUN, "guests with page tables run in 64-bit mode only (kvm_pvm)");
+}
 /*@ forced */
 
 /* Ends the program unless KVM honours the prefix that forces emulation. */
