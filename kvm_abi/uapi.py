@@ -8,6 +8,10 @@ from enum import IntEnum, IntFlag
 
 API_VERSION = 12
 PAGE_SIZE_BYTES = 4096
+
+# MISC_MAJOR and KVM_MINOR (linux/miscdevice.h), wherever the device is.
+DEVICE_NUMBER = (10, 232)
+
 SYNC_X86_REGS = 1  # In kvm_valid_regs and kvm_dirty_regs: the general registers
 SYNC_X86_SREGS = 2  # the special registers
 APIC_GPA = 0xFEE0_0000

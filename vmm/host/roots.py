@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-_DEVICE_NUMBER = (10, 232)
-"""KVM's device number, MISC_MAJOR and KVM_MINOR (linux/miscdevice.h), wherever the device is."""
+from kvm_abi.uapi import DEVICE_NUMBER
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +14,7 @@ class Roots:
     sys: Path = Path("/sys")
     kmsg: Path = Path("/dev/kmsg")
     device: Path = Path("/dev/kvm")
-    number: tuple[int, int] = _DEVICE_NUMBER
+    number: tuple[int, int] = DEVICE_NUMBER
 
 
 THIS_HOST = Roots()

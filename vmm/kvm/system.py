@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 from typing import Self
 
@@ -9,6 +10,7 @@ from kvm_abi import raw
 from kvm_abi.raw import CData, KvmError, WrongAnswerError
 from kvm_abi.uapi import (
     API_VERSION,
+    DEVICE_NUMBER,
     PAGE_SIZE_BYTES,
     PARAVIRTUAL_LEAF,
     Cap,
@@ -61,14 +63,20 @@ class Kvm(Closing):
     def open(cls, device: Path = DEVICE) -> Self:
         """Open the device for reading and writing.
 
-        Raises `OSError` if that fails, and what making a `Kvm` raises.
+        Raises `OSError` if that fails, or if it is another device, and what making a `Kvm` raises.
 
         >>> from vmm import Kvm
         >>> with Kvm.open() as kvm:
         ...     kvm.fd > 2
         True
         """
-        return cls(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+        fd = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+        about = os.fstat(fd)
+        if not stat.S_ISCHR(about.st_mode) or about.st_rdev != os.makedev(*DEVICE_NUMBER):
+            os.close(fd)
+            wanted = "not character device {}:{}".format(*DEVICE_NUMBER)
+            raise OSError(errno.ENODEV, wanted, str(device))
+        return cls(fd)
 
     @property
     def fd(self) -> int:
