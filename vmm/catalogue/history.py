@@ -326,6 +326,28 @@ BUGS = (
         where="with shadow paging (npt=0, ept=0)",
     ),
     Bug(
+        ("fda4e2e85589",),
+        "a task priority at the end of a page of guest memory went on in other memory of the host",
+        (
+            ShownBy(
+                "vapic-at-the-ends-of-pages-and-slots",
+                "two of its four bytes are in the next page of the slot, which then lacks them",
+                needs=("irqchip",),
+            ),
+        ),
+    ),
+    Bug(
+        ("b60fe990c6b0",),
+        "a coalesced write went beyond the ring's page when userspace said that it goes on there",
+        (
+            ShownBy(
+                "devices-coalesced-ring-set-by-the-host",
+                "where the ring is said to go on beyond its end, the write must exit",
+                needs=("coalesced_mmio",),
+            ),
+        ),
+    ),
+    Bug(
         ("ae431059e75d",),
         "a slot deleted while its guest_memfd was being closed stayed in the file's bindings",
         where="with KVM_CAP_GUEST_MEMFD",
