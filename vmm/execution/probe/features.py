@@ -209,7 +209,13 @@ def _can_collapse() -> bool:
 
 def _can_map_frames() -> bool:
     """Whether this process can map the page frames of a memfd."""
-    with HostMapping.memfd(PAGE_SIZE_BYTES) as file:
+    try:
+        file = HostMapping.memfd(PAGE_SIZE_BYTES)
+    except OSError as error:
+        if error.errno != errno.EFBIG:  # No file may be so large (ulimit -f).
+            raise
+        return False
+    with file:
         try:
             HostMapping.pfnmap(file.fd, PAGE_SIZE_BYTES).close()
         except OSError:
