@@ -49,6 +49,7 @@ IMITATED = {
         "910c57dfa4d1",
         "instructions-that-compare-unequal-are-logged",
     ): "compared-unequal-not-logged",
+    ("b60fe990c6b0", "devices-coalesced-ring-set-by-the-host"): "mmio-write-swallowed",
     (
         "c87661f855c3",
         "nothing-used-up-by-refused-creations",
@@ -73,6 +74,7 @@ NOT_IMITATED = {
         "fcd1ec9cb59c",
         "start-after-tables-of-other-memory-came-without-quirk",
     ): "takes shadow pages of the guest's page tables",
+    ("fda4e2e85589", "vapic-at-the-ends-of-pages-and-slots"): "takes what KVM writes by itself",
     ("52ac8b358b0c", "racing-slots-and-unmap"): "takes a vCPU that hangs; the time limit ends it",
 }
 """What the wrong kernel cannot imitate, and why."""
