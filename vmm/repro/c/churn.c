@@ -207,12 +207,12 @@ static int set_failing(void)
 	return set_region(refused, failing.flags, failing.gpa, failing.size, pair);
 }
 
-static struct { int file; uint32_t flags; } failing_event;
+static int failing_bell;
 
 /* Of any length: on two buses. */
 static int set_failing_event(void)
 {
-	return event_on(failing_event.file, SECOND, 0, 0, failing_event.flags);
+	return event_on(failing_bell, SECOND, 0, 0, 0);
 }
 
 static void fail_in_turn(int (*call)(void))
@@ -241,12 +241,11 @@ static void fail_changes(void)
 	}
 	if (ioctl(vm, KVM_CHECK_EXTENSION, KVM_CAP_IOEVENTFD) <= 0)
 		return;
-	failing_event.file = must(eventfd(0, 0), "eventfd");
-	for (int off = 0; off < 2; off++) {
-		failing_event.flags = off ? KVM_IOEVENTFD_FLAG_DEASSIGN : 0;
-		fail_in_turn(set_failing_event);
-	}
-	close(failing_event.file);
+	failing_bell = must(eventfd(0, 0), "eventfd");
+	fail_in_turn(set_failing_event);
+	/* A kernel that has no memory for a smaller bus gives up the bus. */
+	expect(event_on(failing_bell, SECOND, 0, 0, KVM_IOEVENTFD_FLAG_DEASSIGN), SUCCESS);
+	close(failing_bell);
 }
 
 static void prepare_changes(uint32_t slot)
