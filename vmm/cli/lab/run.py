@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import click
@@ -43,7 +44,20 @@ def _complete_kernels(
     return [CompletionItem(each) for each in names] or [CompletionItem(incomplete, type="file")]
 
 
-@click.command(cls=Inside)
+class _Run(Inside):
+    """Skips a bisection's step where the command line is wrong: that says nothing of a commit."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_bisection = "--bisect" in takewhile(lambda word: word != "--", args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if not is_bisection:
+                raise
+            raise LabFailed(error.format_message(), _SKIP) from None
+
+
+@click.command(cls=_Run)
 @click.option(
     "--kernel",
     "name",

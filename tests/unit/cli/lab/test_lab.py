@@ -87,6 +87,15 @@ def test_a_misspelt_command_is_told_before_anything_boots(tmp_path: Path) -> Non
     assert run(*words, "--bisect", "--", "chek").exit_code == 125
 
 
+def test_a_wrong_option_skips_a_bisection_too(tmp_path: Path) -> None:
+    words = ("run", "--kernel", kernel(tmp_path), "--smp", "none")
+    assert run(*words, "--", "check").exit_code == 2
+    done = run(*words, "--bisect", "--", "check")
+    assert (done.exit_code, done.output.count("\n")) == (125, 1)
+    assert "--smp" in done.output
+    assert run(*words, "--", "check", "--bisect").exit_code == 2
+
+
 def test_diff_wants_two_kernels(tmp_path: Path) -> None:
     done = run("diff", "--kernel", kernel(tmp_path))
     assert done.exit_code == 2
