@@ -396,21 +396,10 @@ def is_write(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
 
 def forbids_page_frames(scenario: Scenario) -> bool:
     """Whether the host forbids itself page frames that are mapped as a driver maps a device's."""
-    return any(_is_forbidden_frames(scenario, op) for op in scenario.operations)
-
-
-def may_reach_forbidden_frames(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether a guest accesses memory after that."""
-    before = scenario.operations[: max(origin, 0)]
-    reaches = isinstance(op, ops.Touch | ops.Sweep | ops.Instruction | ops.Execute | ops.Start)
-    return reaches and any(_is_forbidden_frames(scenario, each) for each in before)
-
-
-def _is_forbidden_frames(scenario: Scenario, op: AnyOperation) -> bool:
-    """Whether this is such a change."""
     frames = {mapping.name for mapping in scenario.mappings if mapping.kind == "pfnmap"}
-    return (
+    return any(
         isinstance(op, ops.ChangeHostMemory) and op.how == "forbid" and op.place.mapping in frames
+        for op in scenario.operations
     )
 
 

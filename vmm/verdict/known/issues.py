@@ -32,7 +32,7 @@ from vmm.scenario.operations import (
     Start,
     Touch,
 )
-from vmm.verdict.known import conditions, interrupts, mmio, page_tables
+from vmm.verdict.known import conditions, interrupts, mmio, page_tables, pfnmap
 from vmm.verdict.known.issue import Known, KnownIssue, names
 
 
@@ -342,7 +342,7 @@ KNOWN = (
         ),
         _kinds(ChangeHostMemory),
         conditions.forbids_page_frames,
-        conditions.may_reach_forbidden_frames,
+        pfnmap.may_read_forbidden_frames,
     ),
     Known(
         KnownIssue(

@@ -20,5 +20,6 @@ def is_written_across_entries(scenario: Scenario, origin: int, op: AnyOperation)
 
 
 def _is_across(op: AnyOperation) -> bool:
-    within = op.data % ENTRY_BYTES if isinstance(op, Start) and op.tables is not None else 0
-    return within > ENTRY_BYTES - _WORD
+    if not isinstance(op, Start) or op.tables is None or op.paging != "long":
+        return False
+    return op.data % ENTRY_BYTES > ENTRY_BYTES - _WORD

@@ -12,7 +12,6 @@ from vmm.catalogue._build import at
 from vmm.fuzz.generate.mutate import can_be_mutated
 from vmm.host.health import Problem
 from vmm.report.terminal import scenario_report
-from vmm.scenario.content import identity
 from vmm.scenario.features import Features
 from vmm.scenario.history import (
     Call,
@@ -41,7 +40,6 @@ from vmm.scenario.operations import (
     GuestThread,
     HarvestDirtyRing,
     HostAction,
-    HostChangeKind,
     HostThread,
     Instruction,
     KvmclockCtrl,
@@ -62,6 +60,8 @@ from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status
 from vmm.verdict.known.issue import Known
 from vmm.verdict.known.issues import KNOWN
+from vmm.verdict.known.page_tables import is_written_across_entries
+from vmm.verdict.known.pfnmap import may_read_forbidden_frames
 from vmm.verdict.known.weighing import issues_met
 from vmm.verdict.result import Checked, judged
 from vmm.verdict.slotsbefore import Slots
@@ -708,30 +708,74 @@ def test_a_coalesced_ring_may_be_full_at_half_and_not_before(nth: int, status: S
     assert judged(history).verdict.status is status
 
 
+FORBID, ALLOW, UNMAP = (
+    ChangeHostMemory(Place("frames"), 1, how) for how in ("forbid", "allow", "unmap")
+)
+
+
 @pytest.mark.parametrize(
-    ("kind", "how", "status"),
+    ("kind", "changes", "then", "status"),
     [
-        ("pfnmap", "forbid", Status.KNOWN),
-        ("memfd", "forbid", Status.DIFFERS),
-        ("pfnmap", "unmap", Status.DIFFERS),
+        ("pfnmap", (FORBID,), Touch(0x100100), Status.KNOWN),
+        ("memfd", (FORBID,), Touch(0x100100), Status.DIFFERS),
+        (
+            "pfnmap",
+            (UNMAP,),
+            Touch(0x100100),
+            Status.DIFFERS,
+        ),
+        (
+            "pfnmap",
+            (FORBID, UNMAP),
+            Touch(0x100100),
+            Status.DIFFERS,
+        ),
+        (
+            "pfnmap",
+            (FORBID, ALLOW),
+            Touch(0x100100),
+            Status.DIFFERS,
+        ),
+        ("pfnmap", (FORBID,), Touch(0x100100, "write", value=7), Status.DIFFERS),
+        (
+            "pfnmap",
+            (FORBID, ChangeHostMemory(Place("frames", 0x1000), 1, "unmap")),
+            Touch(0x101100),
+            Status.DIFFERS,
+        ),
     ],
 )
 def test_only_forbidden_page_frames_may_be_read(
-    kind: MappingKind, how: HostChangeKind, status: Status
+    kind: MappingKind, changes: tuple[ChangeHostMemory, ...], then: Touch, status: Status
 ) -> None:
     scenario = Scenario(
         "forbidden",
-        (
-            SetUserMemoryRegion(1, 0x100000, 0x1000, Place("frames")),
-            ChangeHostMemory(Place("frames"), 1, how),
-            Touch(0x100100),
-        ),
-        (Mapping("file", 1, "memfd"), Mapping("frames", 1, kind, of="file")),
+        (SetUserMemoryRegion(1, 0x100000, 0x2000, Place("frames")), *changes, then),
+        (Mapping("file", 2, "memfd"), Mapping("frames", 2, kind, of="file")),
         survey="none",
     )
     whole = ideal_history(scenario)
     events = list(whole.events)
-    read = next(n for n, event in enumerate(events) if isinstance(event.operation, Touch))
-    events[read] = msgspec.structs.replace(events[read], outcome=Touched(identity(0, 0)))
+    last = next(n for n, event in enumerate(events) if event.operation == then)
+    events[last] = msgspec.structs.replace(events[last], outcome=Touched(0x5EEA))
     history = msgspec.structs.replace(whole, events=tuple(events))
     assert judged(history).verdict.status is status
+
+
+def test_page_frames_that_are_forbidden_may_be_mapped_ahead_and_no_others() -> None:
+    operations = (
+        SetUserMemoryRegion(1, 0x100000, 0x2000, Place("frames")),
+        FORBID,
+    )
+    mappings = (Mapping("file", 2, "memfd"), Mapping("frames", 2, "pfnmap", of="file"))
+    scenario = Scenario("forbidden", operations, mappings)
+    assert may_read_forbidden_frames(scenario, 1, PreFaultMemory(0x100000, 0x2000))
+    assert not may_read_forbidden_frames(scenario, 1, PreFaultMemory(0x101000, 0x1000))
+    assert not may_read_forbidden_frames(scenario, 0, PreFaultMemory(0x100000, 0x2000))
+
+
+def test_a_guest_in_32_bit_mode_writes_across_entries_without_excuse() -> None:
+    start = Start(0x1800, 0x100000, 0x2006, paging="two-level")
+    assert not is_written_across_entries(Scenario("narrow", (start,)), 0, start)
+    wide = msgspec.structs.replace(start, paging="long")
+    assert is_written_across_entries(Scenario("wide", (wide,)), 0, wide)
