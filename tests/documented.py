@@ -58,7 +58,7 @@ _STRACE = (
 _COVERAGE = "vmm coverage RESULT.json {} || [ $? = 3 ]"
 
 FORMS = {
-    "vmm coverage [RESULT.json] [--json] [--markdown]": _COVERAGE.format(""),
+    "vmm coverage [RESULT.json] [--json or --markdown]": _COVERAGE.format(""),
     "vmm coverage --json": _COVERAGE.format("--json"),
     "vmm coverage --markdown": _COVERAGE.format("--markdown"),
     "vmm check [NAME-PATTERN ...] [--tag TAG] [--exclude PATTERN] [--all] [--list] [--json FILE] "

@@ -24,3 +24,12 @@ class Allowed(msgspec.Struct, frozen=True, gc=False):
     rule: Rule
     adopt: Callable[[], None] = nothing
     is_apart: bool = False
+
+    def followed_by(self, effect: Callable[[], None]) -> "Allowed":
+        """Return the same outcome, after which something more happens to the model's state."""
+
+        def adopt() -> None:
+            self.adopt()
+            effect()
+
+        return msgspec.structs.replace(self, adopt=adopt)

@@ -3,10 +3,12 @@
 KVM writes them to a gpa, as it is mapped in as_id 0 at that moment, not as it was mapped before.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
+
+import msgspec
 
 from vmm.model.allowed import Allowed
 from vmm.model.array import MemslotArray
@@ -183,19 +185,12 @@ class Clocks:
                 )
         elif any(self._is_veiled(gpa, length, op.as_id) for gpa, length in self._accessed(op)):
             return ()
-        return tuple(
-            Allowed(
-                _unknown(each.outcome, unknown) if unknown else each.outcome,
-                each.rule,
-                partial(self._run, op.vcpu, each.adopt),
-                each.is_apart,
+        if unknown:
+            usual = tuple(
+                msgspec.structs.replace(each, outcome=_unknown(each.outcome, unknown))
+                for each in usual
             )
-            for each in usual
-        )
-
-    def _run(self, vcpu: int, adopt: Callable[[], None]) -> None:
-        adopt()
-        self.ran(vcpu)
+        return tuple(each.followed_by(partial(self.ran, op.vcpu)) for each in usual)
 
     def _set(self, op: SetClockMsr) -> None:
         self.may_write(op.vcpu)

@@ -180,19 +180,7 @@ class Vapics:
         """
         if not usual or any(self._is_at(at, size, op.as_id) for at, size in _accessed(op)):
             return ()
-        return tuple(
-            Allowed(
-                each.outcome,
-                each.rule,
-                partial(self._run, op.vcpu, each.adopt),
-                each.is_apart,
-            )
-            for each in usual
-        )
-
-    def _run(self, vcpu: int, adopt: Callable[[], None]) -> None:
-        adopt()
-        self.ran(vcpu)
+        return tuple(each.followed_by(partial(self.ran, op.vcpu)) for each in usual)
 
     def ran(self, vcpu: int) -> None:
         """Note that a vCPU ran: KVM wrote the priority before, perhaps, and read it after that."""
