@@ -6,7 +6,7 @@ know, it returns none, and the verdict is inconclusive.
 """
 
 import errno
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Self
 
@@ -34,7 +34,7 @@ from vmm.model.vmstate import NOTHING_USED_UP, VmState
 from vmm.scenario import operations as ops
 from vmm.scenario.clocks import ClockWrite
 from vmm.scenario.features import Features
-from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Raced, Refused
+from vmm.scenario.history import Closed, Done, Event, Header, Inspected, Mmio, Raced, Refused
 from vmm.scenario.hostpages import HostPages
 from vmm.scenario.operations import PAGE_SIZE_BYTES, AnyOperation, Mapping, access_end
 from vmm.scenario.plan import mappings_of
@@ -351,7 +351,8 @@ class Model:
         has_clocks_and_ring = bool(clocks) and self._vm.tracking.ring is not None
         internal = self._vm.internal
         is_met = internal.irqchip and (bool(internal.apic_bases) or _meets_device(race))
-        return has_clocks_and_ring or is_met or self._vm.vapics.exist
+        takes = self._vm.mmio.may_take(tuple(_written(race)))
+        return has_clocks_and_ring or is_met or takes or self._vm.vapics.exist
 
     def _inspect(self) -> Allowed:
         hidden = self._backing.absent
@@ -384,6 +385,14 @@ def _with_page_tables(op: ops.SetNrMmuPages) -> Allowed:
     if op.pages < _LEAST_MMU_PAGES:
         return Allowed(Refused(errno.EINVAL), MMU_PAGES)
     return Allowed(Done(), MMU_PAGES)
+
+
+def _written(race: ops.Race) -> Iterator[Mmio]:
+    """Yield what guests of a race write, as if no slot were there."""
+    for guest in race.guests:
+        for op in guest.program:
+            if isinstance(op, ops.Touch) and op.access == "write":
+                yield Mmio(op.gpa, True, bytes(op.width))
 
 
 def _meets_device(race: ops.Race) -> bool:

@@ -306,7 +306,9 @@ class OperationChecker:
                     return f".gpa: an address has {MAX_GPA_BITS} bits at the most"
                 if isinstance(op, ops.SetPageMsr) and op.gpa % PAGE_MSR_STEPS[op.msr]:
                     return f".gpa: a multiple of {PAGE_MSR_STEPS[op.msr]:#x} is needed"
-                if op.gpa < self._guest_gpas.stop and op.gpa + size > self._guest_gpas.start:
+                names_memory = op.on if isinstance(op, ops.SetPageMsr) else op.gpa != 0
+                own = self._guest_gpas
+                if names_memory and op.gpa < own.stop and op.gpa + size > own.start:
                     gpa = self._guest.gpa
                     return f".gpa: the guest's own memory is at {gpa:#x}; move $.guest.gpa"
         return self._vcpu(op.vcpu)

@@ -8,16 +8,18 @@ from tests.modelled import only
 from vmm.model.devices import RING_ENTRIES
 from vmm.model.model import Model
 from vmm.scenario.features import Features
-from vmm.scenario.history import Done, Mmio, MmioKept, Ran, Refused
+from vmm.scenario.history import Done, Event, Mmio, MmioKept, Raced, Ran, Refused
 from vmm.scenario.instructions import DATA_PORT
 from vmm.scenario.operations import (
     AnyOperation,
     CoalesceMmio,
     CollectMmio,
+    GuestThread,
     Instruction,
     IoEventFd,
     Mapping,
     Place,
+    Race,
     SetCoalescedRing,
     SetUserMemoryRegion,
     Touch,
@@ -180,3 +182,21 @@ def test_the_kernel_goes_on_where_the_host_says_unless_that_is_beyond_the_ring(
     exits = ((Mmio(0x100100, True, LOW + HIGH),), MmioKept())
     assert after(*ring, *lost) == (stored if kept else exits)
     assert after(*ring, SetCoalescedRing(0xFFFF_FFFF), SetCoalescedRing(3)) == stored
+
+
+@pytest.mark.parametrize("device", [CoalesceMmio(0x100100, 16), IoEventFd("bell", 0x100104, 4)])
+@pytest.mark.parametrize(
+    ("touch", "is_unknown"),
+    [
+        (Touch(0x100102, "write"), True),
+        (Touch(0x100102), False),
+        (Touch(0x100200, "write"), False),
+    ],
+)
+def test_what_devices_take_of_a_race_is_not_known(
+    device: CoalesceMmio | IoEventFd, touch: Touch, is_unknown: bool
+) -> None:
+    made = Model((Mapping("a", 1),), FEATURES)
+    only(made, device)
+    race = Race((), (GuestThread((touch,), 1),))
+    assert made.follow(Event(0, race, Raced((), ((),), ((),)))).unknown is is_unknown

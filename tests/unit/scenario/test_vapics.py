@@ -2,7 +2,7 @@
 
 import pytest
 
-from vmm.scenario.operations import AnyOperation, Scenario, SetApic, SetPageMsr, SetVapicAddr
+from vmm.scenario.operations import AnyOperation, Guest, Scenario, SetApic, SetPageMsr, SetVapicAddr
 from vmm.scenario.problem import ScenarioError
 from vmm.scenario.validate import validate
 from vmm.scenario.words import operation
@@ -47,3 +47,12 @@ def test_what_is_not_safe_or_means_nothing_is_refused(wrong: AnyOperation, says:
 def test_words(op: AnyOperation, words: str) -> None:
     validate(Scenario("vapic", (op,)))
     assert operation(op) == words
+
+
+def test_what_names_no_memory_is_not_in_the_way_of_the_guest() -> None:
+    guest = Guest(gpa=0)
+    off = (SetVapicAddr(0), SetPageMsr("pv_eoi", 0, on=False))
+    validate(Scenario("vapic", off, guest=guest))
+    for op in (SetVapicAddr(4), SetPageMsr("pv_eoi", 0)):
+        with pytest.raises(ScenarioError, match="the guest's own memory"):
+            validate(Scenario("vapic", (op,), guest=guest))
