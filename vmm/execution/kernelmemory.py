@@ -82,7 +82,7 @@ def growth(
         if not grown:
             break
     return tuple(
-        f"{name} of {_source(name)} grows by {size // share}{_unit(name)} each time"
+        f"{name} of {_source(name)} grows by {_part(name, size, share)} each time"
         for name, size in grown.items()
     )
 
@@ -161,8 +161,9 @@ def _tolerance(name: str) -> int:
     return others.get(name, TOLERANCE_BYTES)
 
 
-def _unit(name: str) -> str:
-    return "" if name == EVENTFDS else " bytes"
+def _part(name: str, size: int, share: int) -> str:
+    """Return one turn's part of a round's growth. Not every turn needs to hold an eventfd."""
+    return f"{size / share:.2g}" if name == EVENTFDS else f"{size // share} bytes"
 
 
 def _source(name: str) -> Path:

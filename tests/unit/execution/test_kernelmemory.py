@@ -143,6 +143,16 @@ def test_eventfds_that_are_held_are_counted_by_their_numbers() -> None:
     assert text == "eventfd-id of /proc/self/fdinfo grows by 2 each time"
 
 
+def test_an_eventfd_in_every_other_turn_is_not_none_each_time() -> None:
+    kernel = Kernel(lambda turns: 0)
+
+    def read() -> dict[str, int]:
+        return {**kernel.read(), EVENTFDS: 5 + kernel.turns // 2}
+
+    (text,) = growth(kernel.turn, TIMES, read)
+    assert text == "eventfd-id of /proc/self/fdinfo grows by 0.5 each time"
+
+
 def test_a_new_eventfd_has_the_least_number_that_is_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
