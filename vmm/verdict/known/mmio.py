@@ -15,6 +15,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     ChangeHostMemory,
     Instruction,
+    NewVm,
     Race,
     Scenario,
     SetMemoryAttributes,
@@ -28,6 +29,7 @@ from vmm.scenario.plan import Step, steps
 from vmm.scenario.races import gfns_of
 from vmm.scenario.slots import KERNEL_HALF, as_id_of
 from vmm.verdict.gfnset import GfnSet
+from vmm.verdict.slotsbefore import Slots
 
 _ANYWHERE = 1 << 52
 """The first gpa that no x86 guest reaches: with this limit a plan leaves out no touch."""
@@ -300,13 +302,14 @@ class _Crossing(_Met):
     """The pages that a vCPU accessed in one address space after it met no slot in the other.
 
     What it has met as MMIO is asked about where KVM emulates, or where the page was MMIO before. A
-    call for a slot of as_id 0 comes in between: then it is met anew.
+    call that changes a slot of as_id 0 comes in between: then it is met anew.
     """
 
     def __init__(self, scenario: Scenario) -> None:
         super().__init__(scenario, _all_calls)
         self._slots: defaultdict[int, _Slots] = defaultdict(_Slots)
         self._last: dict[int, tuple[int, range]] = {}
+        self._changed = Slots()
         self._crossed: defaultdict[tuple[int, int], GfnSet] = defaultdict(GfnSet)
 
     @property
@@ -327,8 +330,10 @@ class _Crossing(_Met):
                 self._last[op.vcpu] = op.as_id, gfns
         elif isinstance(op, SetUserMemoryRegion):
             self._slots[as_id_of(op.slot)].follow(op)
-            if as_id_of(op.slot) == 0:
+            if self._changed.change(op) is not None and as_id_of(op.slot) == 0:
                 self._last.clear()
+        elif isinstance(op, NewVm):
+            self._changed = Slots()
 
     def is_crossed(self, op: AnyOperation) -> bool:
         """Whether an operation accesses such a page."""

@@ -33,6 +33,8 @@ from vmm.scenario.history import (
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
+    LOG_DIRTY_PAGES,
+    READONLY,
     AnyOperation,
     ChangeHostMemory,
     CloseVm,
@@ -267,6 +269,8 @@ def test_what_a_vcpu_met_as_mmio_in_the_other_space_counts_until_slots_change() 
     assert meets(read, slot, in_smm, read)
     assert not meets(slot, in_smm, read)
     assert not meets(slot, in_smm, other, write)
+    assert not meets(slot, in_smm, msgspec.structs.replace(slot, flags=LOG_DIRTY_PAGES), write)
+    assert meets(slot, in_smm, msgspec.structs.replace(slot, flags=READONLY), write)  # Refused.
     assert not meets(slot, in_smm, aside, write)
     assert not meets(slot, write)
 
