@@ -176,7 +176,7 @@ class Vapics:
     ) -> tuple[Allowed, ...]:
         """Return the outcomes of an access, around which KVM writes and reads the priority.
 
-        None is returned if the access may be to the priority itself.
+        There is none if the access may be to the priority itself.
         """
         if not usual or any(self._is_at(at, size, op.as_id) for at, size in _accessed(op)):
             return ()
