@@ -7,7 +7,7 @@ from typing import assert_never
 from vmm.repro.account import Account
 from vmm.repro.answers import InexpressibleError
 from vmm.repro.cnames import CNames
-from vmm.scenario.hostpages import CHANGES, HostPages, PageKey, file_of
+from vmm.scenario.hostpages import CHANGES, HostPages, PageKey, file_of, keeper_of
 from vmm.scenario.operations import PAGE_SIZE_BYTES, ChangeHostMemory, Mapping
 from vmm.scenario.reached import is_sparse
 
@@ -170,8 +170,7 @@ def _frames(mapping: Mapping, account: Account) -> str:
 
 
 def _sealing(file: Mapping, account: Account) -> str:
-    keeps = any(m.kind == "pfnmap" and m.of == file.name for m in account.names.mappings)
-    return "MFD_ALLOW_SEALING" if keeps else "0"
+    return "MFD_ALLOW_SEALING" if keeper_of(file, account.names.mappings) else "0"
 
 
 def _file(mapping: Mapping, account: Account) -> str:

@@ -74,6 +74,9 @@ CHANGES: dict[HostChangeKind, ChangeRow] = {
 }
 """Every kind of change."""
 
+EMPTIES: tuple[HostChangeKind, ...] = ("punch", "truncate", "extend")
+"""The changes after which a file itself has lost content."""
+
 
 class Shown(NamedTuple):
     """What a page shows: a page of a file, or memory of its own (``file`` is empty).
@@ -92,6 +95,12 @@ _FRESH = Shown()
 def file_of(mapping: Mapping) -> str:
     """Return the file that a mapping was created from, by its first mapping; empty for none."""
     return (mapping.of or mapping.name) if mapping.kind in FILE_KINDS else ""
+
+
+def keeper_of(mapping: Mapping, mappings: Iterable[Mapping]) -> str:
+    """Return the mapping that keeps the pages of a mapping's file; empty if none does."""
+    file = mapping.of or mapping.name
+    return next((m.name for m in mappings if m.kind == "pfnmap" and m.of == file), "")
 
 
 class HostPages:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from vmm.scenario import operations
-from vmm.scenario.hostpages import CHANGES
+from vmm.scenario.hostpages import CHANGES, EMPTIES, keeper_of
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -50,9 +50,6 @@ _OVER = ("map_fresh", "map_file")
 _TAKES = ("unmap", "forbid", "write_protect")
 """The changes that keep accesses from pages for as long as the host likes."""
 
-_EMPTIES = ("punch", "truncate", "extend")
-"""The changes after which a file itself has lost content."""
-
 TWO_FILES = "whether a page still shows its file, or a copy, would have to be followed"
 
 _OF_A_SLOT = SetUserMemoryRegion | GetDirtyLog | ClearDirtyLog
@@ -76,9 +73,8 @@ def host_change_problem(op: ChangeHostMemory, mappings: Mappings) -> str:
         return f".how: {op.how!r} takes a mapping of kind {', '.join(kinds)}"
     if op.place.offset % PAGE_SIZE_BYTES or op.pages < 1:
         return ".place: whole pages are needed"
-    file = mappings[op.place.mapping].of or op.place.mapping
-    keepers = (m.name for m in mappings.values() if m.kind == "pfnmap" and m.of == file)
-    if op.how in _EMPTIES and (keeper := next(keepers, "")):
+    keeper = keeper_of(mappings[op.place.mapping], mappings.values())
+    if keeper and op.how in EMPTIES:
         return f".how: {keeper!r} keeps the pages of the file"
     return ""
 
@@ -386,7 +382,7 @@ def _unreadable(race: Race, mappings: Mappings) -> str:
     loses = any(
         isinstance(op, ChangeHostMemory)
         and (op.how == "move_away" or not CHANGES[op.how].keeps)
-        and not (op.how not in _EMPTIES and mappings[op.place.mapping].kind == "memfd")
+        and not (op.how not in EMPTIES and mappings[op.place.mapping].kind == "memfd")
         for op in changes
     )
     if executes and loses:

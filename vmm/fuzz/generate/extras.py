@@ -20,7 +20,7 @@ from vmm.fuzz.generate.smis import Smis
 from vmm.fuzz.generate.starts import Starts
 from vmm.fuzz.generate.world import World
 from vmm.scenario.features import Features
-from vmm.scenario.hostpages import CHANGES
+from vmm.scenario.hostpages import CHANGES, EMPTIES, keeper_of
 from vmm.scenario.instructions import INSTRUCTIONS
 from vmm.scenario.operations import (
     ATTRIBUTE_PRIVATE,
@@ -588,13 +588,12 @@ class Extras:
 
 def _changes(mapping: Mapping, mappings: Sequence[Mapping]) -> tuple[HostChangeKind, ...]:
     """Return the changes that a mapping may begin with, among all mappings."""
-    file = mapping.of or mapping.name
-    is_kept = any(each.kind == "pfnmap" and each.of == file for each in mappings)
+    is_kept = bool(keeper_of(mapping, mappings))
     return tuple(
         how
         for how, change in CHANGES.items()
         if mapping.kind in change.kinds
         and how not in _NEVER_FIRST
         and not (how == "truncate" and mapping.of)
-        and not (how in ("truncate", "punch") and is_kept)
+        and not (how in EMPTIES and is_kept)
     )
