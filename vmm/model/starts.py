@@ -120,13 +120,12 @@ class Starts:
         if not isinstance(allowed.outcome, Stopped):
             return allowed
 
-        def adopt() -> None:
-            allowed.adopt()
+        def walked() -> None:
             for address in (op.address, op.data, op.stack, op.stack - 1, op.interrupts or 0):
                 for entry in self._tables.looked_at(tables, address, KINDS[op.paging]):
                     self._accesses.was_walked(op.vcpu, entry)
 
-        return msgspec.structs.replace(allowed, adopt=adopt)
+        return allowed.followed_by(walked)
 
     def _after_an_smi(self, op: Start, smm: Accesses) -> _Outcomes:
         """Return the allowed outcomes of a start whose vCPU is first in SMM, and returns."""

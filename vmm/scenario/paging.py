@@ -13,15 +13,14 @@ class Paging:
 
     ``shifts`` has the lowest bit of the index in an address, and ``index_bits`` how many it has,
     for each level from that of pages on. ``address_bits`` are those of a page or table in an entry.
-    ``end`` is that of addresses, ``alignment`` that of the highest table. ``has_pointers``: the
-    entries of the highest level have nothing but an address, and bits that nobody sets.
+    ``alignment`` is that of the highest table. ``has_pointers``: the entries of the highest level
+    have nothing but an address, and bits that nobody sets.
     """
 
     shifts: tuple[int, ...]
     index_bits: tuple[int, ...]
     entry_bytes: int
     address_bits: int
-    end: int
     alignment: int = 0x1000
     has_pointers: bool = False
 
@@ -41,11 +40,10 @@ class Paging:
 _FEW_BYTES = 4
 _PSE_ADDRESS, _PSE_RESERVED = 0xFFC0_0000, 1 << 12 | 1 << 21
 _WIDE = ((1 << 52) - 1) & ~0xFFF
-_PAE_REACH = 1 << 32
 
 KINDS: Mapping[PagingKind, Paging] = {
-    "long": Paging((12, 21, 30, 39), (9, 9, 9, 9), 8, _WIDE, 1 << 47),
-    "pae": Paging((12, 21, 30), (9, 9, 2), 8, _WIDE, _PAE_REACH, 0x20, has_pointers=True),
-    "two-level": Paging((12, 22), (10, 10), _FEW_BYTES, 0xFFFF_F000, _PAE_REACH),
+    "long": Paging((12, 21, 30, 39), (9, 9, 9, 9), 8, _WIDE),
+    "pae": Paging((12, 21, 30), (9, 9, 2), 8, _WIDE, 0x20, has_pointers=True),
+    "two-level": Paging((12, 22), (10, 10), _FEW_BYTES, 0xFFFF_F000),
 }
 """64-bit mode; 32-bit mode with PAE, and with PSE and without PAE."""
