@@ -63,15 +63,17 @@ def _looks(turn: int, *slots: Slot) -> tuple[AnyOperation, ...]:
     """Read and write every page of slots; each sees what was written through the others."""
     slots = slots or (_SLOT,)
     writes = (
-        write(slot.gfn + page, (turn << 24) + (slot.slot << 16) + page, 0x200 + 0x10 * slot.slot)
+        write(slot.gfn + page, (turn << 24) + (slot.slot << 16) + page, _written(slot))
         for slot in slots
         for page in _PAGES
     )
-    seen = (read_ for slot in slots for other in slots for read_ in _reads(other, _written(slot)))
-    return (*(each for slot in slots for each in _reads(slot)), *writes, *seen, Inspect())
+    seen = (each for slot in slots for other in slots for each in _reads(other, _written(slot)))
+    reads = (each for slot in slots for each in _reads(slot))
+    return (*reads, *writes, *seen, Inspect())
 
 
 def _written(slot: Slot) -> int:
+    """Return the offset in each page at which the guest writes through a slot."""
     return 0x200 + 0x10 * slot.slot
 
 
