@@ -1,10 +1,8 @@
 """Clocks that KVM writes: where they may and must change memory, and what is logged."""
 
-from collections.abc import Iterable
-
 import pytest
 
-from vmm.model.model import Model
+from tests.modelled import after, look, slot
 from vmm.scenario.features import Features
 from vmm.scenario.history import (
     DirtyPages,
@@ -40,34 +38,11 @@ from vmm.scenario.operations import (
     Touch,
 )
 
-A, B = Mapping("a", 4), Mapping("b", 4)
 GPA = 0x10_1400
 OFFSET = GPA % PAGE_SIZE_BYTES
 IDLE = Touch(0x30_0000)
-PLAIN = Features()
 RING = Features(dirty_ring_bytes=4096)
 VERSION_AT: dict[Clock, int] = {"system_time": 0, "steal_time": 8, "wall_clock": 0}
-
-
-def slot(mapping: str = "a", gpa: int = 0x100000, flags: int = 0, number: int = 1) -> AnyOperation:
-    return SetUserMemoryRegion(number, gpa, 4 * PAGE_SIZE_BYTES, Place(mapping), flags)
-
-
-def after(
-    operations: Iterable[AnyOperation],
-    features: Features = PLAIN,
-    mappings: tuple[Mapping, ...] = (A, B),
-) -> Model:
-    model = Model(mappings, features)
-    for operation in operations:
-        assert model.prefer(operation), operation
-    return model
-
-
-def look(*operations: AnyOperation, mappings: tuple[Mapping, ...] = (A, B)) -> Inspected:
-    (choice,) = after(operations, mappings=mappings).allowed(Inspect())
-    assert isinstance(choice.outcome, Inspected)
-    return choice.outcome
 
 
 def due(looked: Inspected) -> list[tuple[str, int]]:

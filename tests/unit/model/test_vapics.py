@@ -1,10 +1,8 @@
 """Priorities and assist pages: where KVM reads and writes them, and what is refused."""
 
-from collections.abc import Iterable
-
 import pytest
 
-from vmm.model.model import Model
+from tests.modelled import after, look, slot
 from vmm.model.vapics import ASSIST_PAGE, ASYNC_PF, PV_EOI, VAPIC, VAPIC_ADDR, VAPIC_APIC
 from vmm.scenario.features import Features
 from vmm.scenario.history import (
@@ -32,19 +30,16 @@ from vmm.scenario.operations import (
     HostWrite,
     Inspect,
     Instruction,
-    Mapping,
     Place,
     Race,
     SetApic,
     SetPageMsr,
-    SetUserMemoryRegion,
     SetVapicAddr,
     Start,
     Sweep,
     Touch,
 )
 
-A, B = Mapping("a", 4), Mapping("b", 4)
 GPA = 0x10_1400
 OFFSET = GPA % PAGE_SIZE_BYTES
 SHOWN = PAGE_SIZE_BYTES + OFFSET
@@ -53,30 +48,12 @@ IDLE = Touch(0x30_0000)
 APIC = CreateIrqchip()
 RING = Features(dirty_ring_bytes=4096)
 
-
-def slot(mapping: str = "a", gpa: int = 0x100000, flags: int = 0, number: int = 1) -> AnyOperation:
-    return SetUserMemoryRegion(number, gpa, 4 * PAGE_SIZE_BYTES, Place(mapping), flags)
-
-
 STARTED = (APIC, slot(), SetVapicAddr(GPA), HostWrite(Place("a", SHOWN), 0x0A0B_0C0D), Inspect())
 OTHER = (slot("b", 0x200000, number=2), HostWrite(Place("b", SHOWN), 0x0A0B_0C0D), Inspect())
 
 
-def after(operations: Iterable[AnyOperation], features: Features | None = None) -> Model:
-    model = Model((A, B), features or Features())
-    for operation in operations:
-        assert model.prefer(operation), operation
-    return model
-
-
 def outcomes(operation: AnyOperation, *before: AnyOperation) -> list[AnyOutcome]:
     return [each.outcome for each in after(before).allowed(operation)]
-
-
-def look(*operations: AnyOperation) -> Inspected:
-    (choice,) = after(operations).allowed(Inspect())
-    assert isinstance(choice.outcome, Inspected)
-    return choice.outcome
 
 
 def shows(data: bytes, mapping: str = "a") -> Inspected:
