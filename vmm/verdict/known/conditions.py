@@ -394,15 +394,6 @@ def is_write(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
     return _writes(op)
 
 
-def forbids_page_frames(scenario: Scenario) -> bool:
-    """Whether the host forbids itself page frames that are mapped as a driver maps a device's."""
-    frames = {mapping.name for mapping in scenario.mappings if mapping.kind == "pfnmap"}
-    return any(
-        isinstance(op, ops.ChangeHostMemory) and op.how == "forbid" and op.place.mapping in frames
-        for op in scenario.operations
-    )
-
-
 def reaches_into_the_next_page(scenario: Scenario) -> bool:
     """Whether a vCPU's system time reaches from one page into the next."""
     return any(map(_reaches_on, scenario.operations))

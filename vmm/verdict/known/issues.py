@@ -341,7 +341,7 @@ KNOWN = (
             "EFAULT after mprotect(PROT_NONE): pfnmap-forbidden; a write fails, as it should",
         ),
         _kinds(ChangeHostMemory),
-        conditions.forbids_page_frames,
+        pfnmap.forbids_page_frames,
         pfnmap.may_read_forbidden_frames,
     ),
     Known(

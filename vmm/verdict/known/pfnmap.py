@@ -18,6 +18,11 @@ from vmm.scenario.races import gfns_of
 _Pages = set[tuple[str, int]]
 
 
+def forbids_page_frames(scenario: Scenario) -> bool:
+    """Whether the host forbids itself page frames that are mapped as a driver maps a device's."""
+    return any(op.how == "forbid" for op in _changes_of_frames(scenario, scenario.operations))
+
+
 def may_read_forbidden_frames(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether this may read page frames, through a slot, that the host forbids itself then.
 
@@ -39,17 +44,24 @@ def may_read_forbidden_frames(scenario: Scenario, origin: int, op: AnyOperation)
 
 def _forbidden(scenario: Scenario, before: tuple[AnyOperation, ...]) -> _Pages:
     """Return the pages of page frames that operations leave forbidden."""
-    frames = {mapping.name for mapping in scenario.mappings if mapping.kind == "pfnmap"}
     found = _Pages()
-    for op in before:
-        if isinstance(op, ChangeHostMemory) and op.place.mapping in frames:
-            first = pages_of(op.place.offset)
-            pages = {(op.place.mapping, page) for page in range(first, first + op.pages)}
-            if op.how == "forbid":
-                found |= pages
-            elif CHANGES[op.how].access is not None:
-                found -= pages
+    for op in _changes_of_frames(scenario, before):
+        first = pages_of(op.place.offset)
+        pages = {(op.place.mapping, page) for page in range(first, first + op.pages)}
+        if op.how == "forbid":
+            found |= pages
+        elif CHANGES[op.how].access is not None:
+            found -= pages
     return found
+
+
+def _changes_of_frames(
+    scenario: Scenario, operations: tuple[AnyOperation, ...]
+) -> Iterator[ChangeHostMemory]:
+    frames = {mapping.name for mapping in scenario.mappings if mapping.kind == "pfnmap"}
+    for op in operations:
+        if isinstance(op, ChangeHostMemory) and op.place.mapping in frames:
+            yield op
 
 
 def _gfns_read(op: AnyOperation) -> list[range]:
