@@ -220,7 +220,7 @@ class GuestCpu:
             if op.paging == "long":
                 vcpu.enter_long_mode(op.tables, registers, table)
             else:
-                vcpu.enter_paged_mode(op.tables, registers, pae=op.paging == "pae")
+                vcpu.enter_32_bit_mode(op.tables, registers, pae=op.paging == "pae")
         if op.smi:
             vcpu.set_smbase(op.smbase)
             vcpu.send_smi()

@@ -133,7 +133,7 @@ def set_long_mode(sregs: CData) -> None:
     sregs.cr0, sregs.cr4, sregs.efer = _PAGED_CR0, _CR4_PAE | _CR4_SSE, _EFER_LONG
 
 
-def set_paged_mode(sregs: CData, pae: bool) -> None:
+def set_32_bit_mode(sregs: CData, pae: bool) -> None:
     """Turn 64-bit mode in a `struct kvm_sregs *` into 32-bit mode with paging, for any CR3."""
     sregs.cs.l, sregs.cs.db = 0, 1
     sregs.cr4, sregs.efer = (_CR4_PAE if pae else _CR4_PSE) | _CR4_SSE, 0

@@ -12,12 +12,12 @@ from vmm.kvm.registers import (
     raw_registers,
     read_registers,
     registers_of,
+    set_32_bit_mode,
     set_base,
     set_big_real_mode,
     set_descriptor_tables,
     set_flat_stack,
     set_long_mode,
-    set_paged_mode,
 )
 
 _REGS_BYTES = raw.size_of("struct kvm_regs")
@@ -310,7 +310,7 @@ class VcpuState(Closing):
         long_mode.cr3 = cr3
         self._enter(mode, long_mode, registers, at_run)
 
-    def enter_paged_mode(self, cr3: int, registers: Registers, *, pae: bool) -> None:
+    def enter_32_bit_mode(self, cr3: int, registers: Registers, *, pae: bool) -> None:
         """Set up 32-bit mode with page tables at the gpa `cr3`, flat segments, and no IDT.
 
         Without `pae` they have two levels, and pages of 4 MiB (CR4.PSE); with it, `cr3` is the gpa
@@ -323,14 +323,14 @@ class VcpuState(Closing):
         ...     vm.set_user_memory_region(0, 0, 0, 0x2000, HostAddress(memory, 0))
         ...     memory.write(0x1000, (0x83).to_bytes(4, "little"))  # A page of 4 MiB at gpa 0.
         ...     vcpu = vm.create_vcpu(0)
-        ...     vcpu.enter_paged_mode(cr3=0x1000, registers=Registers(rip=0x800), pae=False)
+        ...     vcpu.enter_32_bit_mode(cr3=0x1000, registers=Registers(rip=0x800), pae=False)
         ...     vcpu.get_sregs().cr3, vcpu.get_sregs().efer
         (4096, 0)
         """
         sregs = raw.new("struct kvm_sregs *", self._modes().long[0])
-        set_paged_mode(sregs, pae)
+        set_32_bit_mode(sregs, pae)
         sregs.cr3 = cr3
-        self._enter(("paged", cr3, pae), sregs, registers, at_run=False)
+        self._enter(("32-bit", cr3, pae), sregs, registers, at_run=False)
 
     def _enter(self, mode: _Mode, sregs: CData, registers: Registers, at_run: bool) -> None:
         self._mode = mode

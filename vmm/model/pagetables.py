@@ -2,7 +2,7 @@
 
 A walk reads an entry of each level at the gpa where a processor reads it, through the current slot
 there. Walked are tables of four levels in 64-bit mode, and those of 32-bit mode, as
-`Vcpu.enter_long_mode` and `Vcpu.enter_paged_mode` set it up: without no-execute entries, and with
+`Vcpu.enter_long_mode` and `Vcpu.enter_32_bit_mode` set it up: without no-execute entries, and with
 all code in supervisor mode.
 """
 

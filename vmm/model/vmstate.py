@@ -195,7 +195,7 @@ class VmState:
         """Return the allowed outcomes of a start; none if they are unknown."""
         if op.as_id >= len(self.spaces) or (self._contents.is_blurred and op.tables is not None):
             return ()
-        if self.vapics.exist or not self._is_paged(op):
+        if self.vapics.exist or not self._runs_in_its_mode(op):
             return ()
         usual = self._before_slots(self._starts[op.as_id].outcomes(op, self._in_smm(op)))
         return inside_smm(usual) if op.as_id == SMM else usual
@@ -206,15 +206,15 @@ class VmState:
             return "there is no such address space"
         if self._contents.is_blurred and op.tables is not None:
             return "what its page tables hold is not known"
-        if not self._is_paged(op):
+        if not self._runs_in_its_mode(op):
             return "guests with page tables do not run in 32-bit mode here"
         if self.vapics.exist:
             return "KVM writes priorities to memory meanwhile"
         return self._starts[op.as_id].why_unknown(op, self._in_smm(op))
 
-    def _is_paged(self, op: Start) -> bool:
+    def _runs_in_its_mode(self, op: Start) -> bool:
         """Whether guests run in the mode that a start is in."""
-        return op.paging == "long" or self._features.paging_32_bit
+        return op.paging == "long" or self._features.starts_32_bit
 
     def _in_smm(self, op: Start) -> Accesses | None:
         return self._accesses[SMM] if op.smi and self._features.smm else None

@@ -105,7 +105,7 @@ def start(account: Account, op: Start, step: Expectation) -> list[str]:
         cr3 = unsigned(op.tables)
         call = f"guest_starts({op.vcpu}, {cr3}, (struct kvm_regs){{{registers or '0'}}});"
         if op.paging != "long":
-            account.use("startnarrow")
+            account.use("start32bit")
             call = call.replace(f"({op.vcpu}, ", f"_with({op.vcpu}, {_PAGING[op.paging]}, ", 1)
     lines = [*_mode(account, op.vcpu, op.as_id, step), *tables]
     if op.smi:

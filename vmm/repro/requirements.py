@@ -71,9 +71,9 @@ def _need(need: str, account: Account) -> Iterator[str]:
     elif need == "failing_allocations":
         account.use("canfail")
         yield "require_failing_allocations();"
-    elif need == "paging_32_bit":
-        account.use("paged")
-        yield "require_paging_32_bit();"
+    elif need == "starts_32_bit":
+        account.use("needs32bit")
+        yield "require_starts_32_bit();"
     elif need == "forced_emulation":
         account.use("forced")
         yield "require_forced_emulation();"

@@ -62,7 +62,7 @@ _NEEDS = {
     "farcopies": ("farstring", "elements"),
     "farexecute": ("long", "windows"),
     "start": ("long", "starting", "forget"),
-    "startnarrow": ("start", "narrow"),
+    "start32bit": ("start", "mode32bit"),
     "startreal": ("real", "run", "forget"),
     "startflat": ("real", "run", "tables", "forget"),
     "forget": ("run",),

@@ -55,7 +55,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frames as a driver does, ``userfaultfd`` whether it handles missing and write-protected
     pages; ``forced_emulation`` says whether KVM emulates an instruction with the prefix that asks
     for it, ``emulates_real_mode`` whether it emulates all that a guest executes in real mode,
-    ``paging_32_bit`` whether guests with page tables run in 32-bit mode, too, and
+    ``starts_32_bit`` whether guests with page tables run in 32-bit mode, too, and
     ``process_files`` whether /proc shows the mappings and open files of this process.
 
         >>> from vmm import features_here
@@ -103,7 +103,7 @@ class Features(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pfnmap: bool = False
     forced_emulation: bool = False
     emulates_real_mode: bool = False
-    paging_32_bit: bool = False
+    starts_32_bit: bool = False
     process_files: bool = True
     protected: PerVm | None = None
 
@@ -297,7 +297,7 @@ TABLE = (
     Feature("pfnmap", "/dev/udmabuf that maps page frames (CONFIG_UDMABUF, about Linux 6.11)"),
     Feature("forced_emulation", "kvm.force_emulation_prefix=1"),
     Feature("emulates_real_mode"),
-    Feature("paging_32_bit", "guests with page tables in 32-bit mode"),
+    Feature("starts_32_bit", "guests with page tables in 32-bit mode"),
     Feature("process_files", "/proc/self/maps and /proc/self/fd (a mounted /proc)"),
     Feature("hugetlb_pages", "a free 2 MiB huge page (vm.nr_hugepages)", within=range(1 << 63)),
 )

@@ -53,7 +53,7 @@ def _needs(scenario: Scenario) -> tuple[str, ...]:
         "process_files": any(isinstance(op, _LOOKS_AT_ITSELF) for op in operations)
         or "fork" in changes,
         "forced_emulation": any(isinstance(op, Instruction) and op.forced for op in operations),
-        "paging_32_bit": any(isinstance(op, Start) and op.paging != "long" for op in operations),
+        "starts_32_bit": any(isinstance(op, Start) and op.paging != "long" for op in operations),
         "failing_allocations": any(_fails(op) for op in operations),
     }
     return tuple(name for name, needed in needs.items() if needed)

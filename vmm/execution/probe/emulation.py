@@ -60,7 +60,7 @@ def emulates_on_request(time_limit_s: float) -> bool:
     return value not in ("0", "N") and _tries(time_limit_s)
 
 
-def runs_paged_32_bit(time_limit_s: float) -> bool:
+def starts_in_32_bit_mode(time_limit_s: float) -> bool:
     """Whether a guest runs in 32-bit mode with page tables. kvm_pvm, which has its own, stops it.
 
     One entry maps 4 MiB from gpa 0 on.
@@ -76,7 +76,7 @@ def runs_paged_32_bit(time_limit_s: float) -> bool:
             Start(_GPA + PAGE_SIZE_BYTES + STUB_OFFSET, _GPA, paging="two-level"),
         ),
     )
-    outcomes = tried(scenario, Features(paging_32_bit=True), time_limit_s)
+    outcomes = tried(scenario, Features(starts_32_bit=True), time_limit_s)
     return any(isinstance(each, Touched) for each in outcomes)
 
 

@@ -16,7 +16,7 @@ from vmm.execution.probe.dirty import check_ring_mapping, least_ring_bytes, read
 from vmm.execution.probe.emulation import (
     emulates_on_request,
     emulates_real_mode,
-    runs_paged_32_bit,
+    starts_in_32_bit_mode,
 )
 from vmm.execution.probe.foreign import check_foreign
 from vmm.execution.probe.internal import (
@@ -83,7 +83,7 @@ def _probed(kvm: Kvm, begin: Callable[[str], object], reach_limit_s: float) -> F
         begin("KVM is asked to emulate an instruction")
         forced_emulation = emulates_on_request(reach_limit_s)
         begin("a guest runs in 32-bit mode with page tables")
-        is_paged = runs_paged_32_bit(reach_limit_s)
+        starts_32_bit = starts_in_32_bit_mode(reach_limit_s)
         begin("a VM with private memory is created")
         protected = _protected(kvm, has(Cap.VM_TYPES))
         offers = kvm.paravirtual_features()
@@ -103,7 +103,7 @@ def _probed(kvm: Kvm, begin: Callable[[str], object], reach_limit_s: float) -> F
             internal_apic=internal[2],
             forced_emulation=forced_emulation,
             emulates_real_mode=emulated,
-            paging_32_bit=is_paged,
+            starts_32_bit=starts_32_bit,
             protected=protected,
         )
         return _with_host(tried)

@@ -35,7 +35,7 @@ def _of_operation(op: AnyOperation) -> Iterator[str]:
         if op.as_id == SMM or (isinstance(op, ops.Start) and op.smi):
             yield "smm"
         if isinstance(op, ops.Start) and op.paging != "long":
-            yield "paging_32_bit"
+            yield "starts_32_bit"
     elif isinstance(op, ops.HostOperation):
         yield from _of_host(op)
     elif isinstance(op, ops.DirtyOperation):

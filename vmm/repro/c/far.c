@@ -44,12 +44,12 @@ static uint64_t address_of(uint64_t gpa)
 	}
 	return n * 2 * WINDOW_STEP + gpa % WINDOW_STEP;
 }
-/*@ narrow */
+/*@ mode32bit */
 
 /* Whether a vCPU with the scenario's own page tables is in 32-bit mode, and with which. */
 static enum { LONG_TABLES, PAE_TABLES, TABLES_OF_TWO_LEVELS } own_paging;
 
-static void enter_32_bits(struct kvm_sregs *sregs)
+static void enter_32_bit_mode(struct kvm_sregs *sregs)
 {
 	if (own_paging == LONG_TABLES)
 		return;
@@ -80,7 +80,7 @@ static void enter_long(struct vcpu *vcpu, struct kvm_regs *regs)
 		sregs.cr3 = own_tables;		/*+ starting */
 	sregs.cr4 = 0x620;		/* PAE, OSFXSR, OSXMMEXCPT */
 	sregs.efer = 0x500;		/* LME, LMA */
-	enter_32_bits(&sregs);		/*+ narrow */
+	enter_32_bit_mode(&sregs);		/*+ mode32bit */
 	must(ioctl(vcpu->fd, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
 	regs->rflags = 2;
 	must(ioctl(vcpu->fd, KVM_SET_REGS, regs), "KVM_SET_REGS");
@@ -193,7 +193,7 @@ static void guest_starts(unsigned cpu, uint64_t tables, struct kvm_regs regs)
 	forget_exceptions(vcpu(cpu));
 	own_tables = NO_TABLES;
 }
-/*@ startnarrow */
+/*@ start32bit */
 
 /* The same in 32-bit mode. */
 static void guest_starts_with(unsigned cpu, int paging, uint64_t tables, struct kvm_regs regs)

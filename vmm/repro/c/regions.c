@@ -159,10 +159,10 @@ static int close_guest_memfd(int *fd)
 	*fd = NO_OPEN_FILE;
 	return result;
 }
-/*@ paged */
+/*@ needs32bit */
 
 /* Ends the program where guests with page tables run in 64-bit mode only. */
-static void require_paging_32_bit(void)
+static void require_starts_32_bit(void)
 {
 	if (!access("/sys/module/kvm_pvm", F_OK))
 		leave(CANNOT_RUN, "guests with page tables run in 64-bit mode only (kvm_pvm)");

@@ -780,6 +780,6 @@ def test_page_frames_that_are_forbidden_may_be_mapped_ahead_and_no_others() -> N
 
 def test_a_guest_in_32_bit_mode_writes_across_entries_without_excuse() -> None:
     start = Start(0x1800, 0x100000, 0x2006, paging="two-level")
-    assert not is_written_across_entries(Scenario("narrow", (start,)), 0, start)
-    wide = msgspec.structs.replace(start, paging="long")
-    assert is_written_across_entries(Scenario("wide", (wide,)), 0, wide)
+    assert not is_written_across_entries(Scenario("in-32-bit-mode", (start,)), 0, start)
+    long = msgspec.structs.replace(start, paging="long")
+    assert is_written_across_entries(Scenario("in-64-bit-mode", (long,)), 0, long)

@@ -21,7 +21,7 @@ PAE = Tables("a", 0x100, GFNS, paging="pae", begin=0xE20)
 
 def model(tables: Tables) -> Model:
     """Return the model of a VM where guests run in 32-bit mode."""
-    return starts.model(tables, features=Features(paging_32_bit=True))
+    return starts.model(tables, features=Features(starts_32_bit=True))
 
 
 def test_where_guests_run_in_64_bit_mode_only_nothing_is_known() -> None:

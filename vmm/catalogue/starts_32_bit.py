@@ -69,12 +69,12 @@ _ABOVE = 0x1_0080_0000
 _FAR = Slot(3, _ABOVE >> 12, at("b"), 2)
 _NEAR = Slot(4, (_ABOVE & 0xFFFF_FFFF) >> 12, at("b", 4), 2)
 
-_narrow = Area(
-    prefix="start-", tags=("start",), source=WALK, survey="none", needs=("paging_32_bit",)
+_in_32_bit_mode = Area(
+    prefix="start-", tags=("start",), source=WALK, survey="none", needs=("starts_32_bit",)
 )
 
 SCENARIOS = (
-    _narrow(
+    _in_32_bit_mode(
         "in-32-bit-mode",
         "Page tables of two levels are used where their slot is, the upper half of each like the "
         "lower one, before and after the code moved.",
@@ -92,7 +92,7 @@ SCENARIOS = (
         *(tables.run(page) for page in (1, 2) for tables in (_TWO, _OTHER)),
         source=_QUADRANT,
     ),
-    _narrow(
+    _in_32_bit_mode(
         "in-32-bit-mode-after-the-guest-wrote-its-tables",
         "What a guest writes to an upper table of entries of four bytes maps what it names, at "
         "each of its entries.",
@@ -114,7 +114,7 @@ SCENARIOS = (
         ),
         source="get_written_sptes; kvm_mmu_track_write",
     ),
-    _narrow(
+    _in_32_bit_mode(
         "in-32-bit-mode-with-large-pages",
         "A page of 4 MiB lies where all 40 bits of its gpa say, above 4 GiB, too.",
         *_TWO.lay(),
@@ -130,7 +130,7 @@ SCENARIOS = (
         *(replace(_TWO, start=2 * _NEXT).run(page) for page in (0, 1)),
         source="pse36_gfn_delta; Intel SDM vol. 3, 4.3",
     ),
-    _narrow(
+    _in_32_bit_mode(
         "in-32-bit-mode-with-pae",
         "The four entries of PAE's highest table lie anywhere in a page, and each maps a GiB.",
         *_PAE.lay(),
@@ -146,7 +146,7 @@ SCENARIOS = (
         *(tables.run(page) for page in (1, 2) for tables in (_PAE, _IN_GIB)),
         source="load_pdptrs; Intel SDM vol. 3, 4.4",
     ),
-    _narrow(
+    _in_32_bit_mode(
         "in-32-bit-mode-logs-its-tables",
         "Accessed and dirty bits that are set in entries of four bytes are logged.",
         *replace(_TWO, bits=PLAIN).lay(),
