@@ -4,13 +4,15 @@ import errno
 import os
 import re
 import signal
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
 
-from vmm.cli.output.errors import HostFailed, Unusable, usable
+from vmm.cli.output.errors import Failure, HostFailed, Unusable, kept, usable
 from vmm.cli.output.writing import folder_made, sweep, temporary_folder, unfinished, written
+from vmm.lab.log import SIGN
 
 FULL = Path("/dev/full")
 VMM = Path(__file__).parents[3] / "vmm"
@@ -124,6 +126,26 @@ def test_what_cannot_be_begun_is_the_persons_unless_the_host_is_short(
 ) -> None:
     with pytest.raises(kind), usable(tmp_path):
         raise OSError(number, os.strerror(number))
+
+
+@pytest.mark.parametrize("asking", [usable, kept])
+def test_in_the_lab_a_file_elsewhere_is_said_to_be_out_of_the_machines_reach(
+    asking: Callable[[Path], AbstractContextManager[None]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = f"elsewhere: {os.strerror(errno.EROFS)}"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Failure, match=f"{said}$"), asking(Path("/elsewhere")):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    monkeypatch.setenv(SIGN, "memslot-lab 7")
+    with (
+        pytest.raises(Failure, match=f"{said}: .* writes to the current folder only: {tmp_path}$"),
+        asking(Path("/elsewhere")),
+    ):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with pytest.raises(Failure, match=r"Permission denied$"), asking(Path("/elsewhere")):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @pytest.mark.parametrize("has_unnamed_files", [True, False])

@@ -1,6 +1,7 @@
 """Expected errors: one line on standard error, and an exit status."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
@@ -8,6 +9,7 @@ from typing import IO, Any
 import click
 
 from vmm.cli.output.width import width_of, wrapped
+from vmm.lab.log import SIGN
 from vmm.scenario.endings import HOST_SHORT, of_the_host
 from vmm.scenario.shown import shown
 from vmm.verdict import statuses
@@ -104,7 +106,7 @@ def usable(path: object) -> Iterator[None]:
     except OSError as error:
         if error.errno in _OF_THE_HOST:
             raise lost(path, error) from None
-        raise Unusable(f"{path}: {error.strerror}") from None
+        raise Unusable(f"{path}: {error.strerror}{_in_the_lab(error)}") from None
 
 
 @contextmanager
@@ -119,4 +121,11 @@ def kept(path: object) -> Iterator[None]:
 def lost(path: object, error: OSError) -> HostFailed:
     """Return what to raise for a file that the host did not take."""
     error.filename, error.filename2 = str(path), None
-    return HostFailed(shown(of_the_host(error), _MOST))
+    return HostFailed(shown(of_the_host(error) + _in_the_lab(error), _MOST))
+
+
+def _in_the_lab(error: OSError) -> str:
+    """Say where a machine of the lab may write, if this is one and it may not write elsewhere."""
+    if error.errno != errno.EROFS or SIGN not in os.environ:
+        return ""
+    return f": the lab's machine writes to the current folder only: {os.getcwd()}"
