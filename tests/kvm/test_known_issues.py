@@ -8,6 +8,7 @@ from vmm.execution.runner import run_isolated
 from vmm.host.hostinfo import host_facts
 from vmm.kvm.system import Kvm
 from vmm.scenario.features import Features
+from vmm.scenario.history import Header
 from vmm.verdict.ideal import EVERYTHING
 from vmm.verdict.judge import Status
 from vmm.verdict.known.issues import KNOWN
@@ -17,7 +18,7 @@ from vmm.verdict.result import judged
 BY_NAME = {
     scenario.name: scenario
     for scenario in catalogue(EVERYTHING)
-    if any(known.meets(scenario) for known in KNOWN if not known.everywhere)
+    if any(known.meets(scenario) for known in KNOWN if known.kinds)
 }
 
 
@@ -40,7 +41,7 @@ def test_known_issue_shows_where_it_is_known(
     missing = features.missing(scenario.needs, scenario.vm_type)
     if missing:
         pytest.skip(f"needs {missing}")
-    issues = issues_met(scenario, host)
+    issues = issues_met(Header(scenario, features, host))
     patience = 0.2 if any(issue.hangs for issue in issues) else 1
     history = run_isolated(scenario, features, host=host, patience=patience)
     status = judged(history).verdict.status

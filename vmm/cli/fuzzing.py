@@ -29,6 +29,7 @@ from vmm.fuzz.novelty import group
 from vmm.fuzz.tally import Plan, Tally
 from vmm.scenario.codec import FileError, scenario_text
 from vmm.scenario.demand import Limits
+from vmm.scenario.history import Header
 from vmm.scenario.operations import Scenario
 from vmm.scenario.shown import shown
 from vmm.scenario.words import counted
@@ -83,7 +84,8 @@ def _bases(plan: Plan, host: Host) -> tuple[Scenario, ...]:
         scenario
         for scenario in curated(host.features)
         # Issues that are known here would be found over and over.
-        if can_be_mutated(scenario, host.features) and not issues_met(scenario, facts)
+        if can_be_mutated(scenario, host.features)
+        and not issues_met(Header(scenario, host.features, facts))
     ]
     if plan.corpus is not None:
         loaded = corpus.load(plan.corpus)

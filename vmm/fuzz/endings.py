@@ -2,7 +2,7 @@
 
 from vmm.execution.runner import HarnessError, long_enough, run_isolated
 from vmm.scenario.features import Features
-from vmm.scenario.history import History
+from vmm.scenario.history import Header, History
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status, judge
@@ -37,7 +37,7 @@ def known_hang(
 
     Only one that may meet such an issue is run again, in a process of its own.
     """
-    if not issues_met(scenario, host, lambda issue: issue.hangs):
+    if not issues_met(Header(scenario, features, host), lambda issue: issue.hangs):
         return None
     limit_s = long_enough(scenario, time_limit_s)
     try:

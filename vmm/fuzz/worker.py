@@ -21,6 +21,7 @@ from vmm.host.health import KernelWatch, without_others
 from vmm.kvm.system import Kvm
 from vmm.scenario.endings import HOST
 from vmm.scenario.features import Features
+from vmm.scenario.history import Header
 from vmm.scenario.operations import Scenario
 from vmm.verdict.identity import Identity
 from vmm.verdict.judge import Status
@@ -64,9 +65,10 @@ class Assignment:
 
     def leaves_out(self, scenario: Scenario) -> bool:
         """Whether a scenario may meet an issue that is avoided."""
-        return bool(self.avoids) and bool(
-            issues_met(scenario, self.host, lambda issue: issue.name in self.avoids)
-        )
+        if not self.avoids:
+            return False
+        header = Header(scenario, self.features, self.host)
+        return bool(issues_met(header, lambda issue: issue.name in self.avoids))
 
 
 def run_worker(assignment: Assignment, to: Connection) -> None:

@@ -18,6 +18,7 @@ from vmm.cli.running.lanes import Lane, Queue
 from vmm.execution.runner import Worker
 from vmm.host.child import name_of
 from vmm.host.health import Problem
+from vmm.scenario.history import Header
 from vmm.scenario.operations import (
     Churn,
     Lives,
@@ -128,7 +129,8 @@ def test_process_names_fit_into_what_the_kernel_keeps() -> None:
 )
 def test_some_need_the_machine_to_themselves(scenario: Scenario, alone: bool) -> None:
     facts = {**INFO.in_brief(), "vendor": "kvm_pvm"}
-    assert lanes.needs_the_machine(scenario, issues_met(scenario, facts)) is alone
+    issues = issues_met(Header(scenario, FEATURES, facts))
+    assert lanes.needs_the_machine(scenario, issues) is alone
 
 
 def test_long_scenarios_begin_first() -> None:

@@ -158,7 +158,8 @@ class _Carrying:
         self._watch = watch
         self._taker = taker
         self._early = orders.early
-        self._facts = orders.host.info.in_brief()
+        facts = orders.host.info.in_brief()
+        self._headers = [Header(each, orders.host.features, facts) for each in orders.scenarios]
         self._memory = FreeMemory()
         self._hangs = 0
         self._may_hang: set[int] = set()
@@ -167,13 +168,12 @@ class _Carrying:
     def run(self, cpus: Sequence[int]) -> None:
         """Run the scenarios, one at a time on each CPU."""
         orders, taker = self._orders, self._taker
-        headers = [Header(each, orders.host.features, self._facts) for each in self._scenarios]
         with ExitStack() as stack:
             every: list[Lane] = []
             for number, cpu in enumerate(cpus):
                 name = name_of(number)
                 worker = Worker(
-                    headers,
+                    self._headers,
                     journal=orders.journal,
                     cpu=cpu,
                     patience=orders.patience,
@@ -197,7 +197,7 @@ class _Carrying:
                 if self._is_claimed(index):
                     self._taker.skip(index, missing)
                 continue
-            issues = issues_met(scenario, self._facts)
+            issues = issues_met(self._headers[index])
             if any(issue.hangs for issue in issues):
                 self._may_hang.add(index)
             group = alone if lanes.needs_the_machine(scenario, issues) else together
@@ -247,8 +247,8 @@ class _Carrying:
         try:
             lane.worker.start(index, self._limit_s(index))
         except OSError as error:
-            header = Header(scenario, self._orders.host.features, self._facts)
-            self._taker.take(Finished(index, ended_at_once(header, why_failed(error)), 0.0))
+            ended = ended_at_once(self._headers[index], why_failed(error))
+            self._taker.take(Finished(index, ended, 0.0))
             return False
         lane.start = time.monotonic()
         return True

@@ -12,7 +12,6 @@ from kvm_abi.uapi import APIC_GPA, IDENTITY_MAP_GPA, TSS_PAGES, DirtyLogManual, 
 from vmm.model.array import Change
 from vmm.scenario import operations as ops
 from vmm.scenario.clocks import LAYOUTS
-from vmm.scenario.history import Header
 from vmm.scenario.instructions import INSTRUCTIONS, accessed
 from vmm.scenario.operations import (
     GUEST_MEMFD,
@@ -102,13 +101,6 @@ def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
 def any_scenario(_scenario: Scenario) -> bool:
     """Whether a scenario may meet what any may meet."""
     return True
-
-
-def leaves_internal_slots_in_arrays(header: Header) -> bool:
-    """Whether a kernel has memslots in an array, and its own among them."""
-    features = header.features
-    has_own = features.internal_tss or features.internal_identity or features.internal_apic
-    return has_own and header.host.get("memslots") == "array"
 
 
 def ends_vms(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from vmm.host.health import Problem
-from vmm.host.structure import release_numbers
 from vmm.model.rule import Rule
 from vmm.scenario.endings import ENDLESS, HUNG
 from vmm.scenario.history import Header
@@ -38,8 +37,7 @@ class KnownIssue:
     ``rules`` are those that the kernel breaks; ``what`` says what is wrong, and ``evidence`` how
     that is known. ``log`` is a regular expression for the line by which the kernel complains of it
     (empty: it does not). ``outcome`` is the kind of outcome that is observed (empty: any). An issue
-    that ``hangs`` breaks no rule: a call does not return. One that shows only ``natively`` needs a
-    processor that executes real mode itself.
+    that ``hangs`` breaks no rule: a call does not return.
 
     >>> from vmm import curated_scenarios, run_scenario
     >>> run_scenario(next(curated_scenarios("move-up"))).issue is None
@@ -54,7 +52,6 @@ class KnownIssue:
     log: str = ""
     outcome: str = ""
     hangs: bool = False
-    natively: bool = False
 
     def is_seen_in(self, verdict: Verdict) -> bool:
         """Whether a scenario failed by this issue, and nothing else. Raises nothing.
@@ -102,32 +99,27 @@ class KnownIssue:
         )
 
 
+def anywhere(_header: Header) -> bool:
+    """Whether a host may have an issue that any may have."""
+    return True
+
+
 class Known(NamedTuple):
     """An issue, whether a scenario meets it, and whether it may show at an operation.
 
-    Only a scenario with an operation of one of the ``kinds`` can meet it, and only on a host whose
-    two-dimensional paging is in the state ``tdp``, "on" or "off" (empty: either).
+    Only a scenario with an operation of one of the ``kinds`` can meet it. One without kinds may
+    show in any scenario, and is expected of none.
 
-    A kernel that is older than ``since`` (its first two numbers) does not have it, nor one that is
-    not older than ``before``; a kernel whose release nobody knows may.
-
-    An issue that any scenario may meet is ``everywhere``: it depends on the header of a history, of
-    which this says whether its host may have it. It is expected of none.
+    ``where`` says of the header of a history whether its host may have the issue, as far as that
+    does not depend on the module that runs its guests.
     """
 
     issue: KnownIssue
     kinds: frozenset[type[AnyOperation]]
     meets: Callable[[Scenario], bool]
     shows_at: Callable[[Scenario, int, AnyOperation], bool]
-    tdp: str = ""
-    everywhere: Callable[[Header], bool] | None = None
-    since: tuple[int, int] = (0, 0)
-    before: tuple[int, int] = (1 << 16, 0)
+    where: Callable[[Header], bool] = anywhere
 
-    def concerns(self, host: Mapping[str, str]) -> bool:
-        """Whether a host has the issue, or may have it."""
-        state = host.get("tdp", "unknown").partition(" ")[0]
-        release = release_numbers(host.get("kernel", ""))
-        if release and not self.since <= release < self.before:
-            return False
-        return self.issue.concerns(host) and (not self.tdp or state in (self.tdp, "unknown"))
+    def concerns(self, header: Header) -> bool:
+        """Whether the host of a history has the issue, or may have it."""
+        return self.issue.concerns(header.host) and self.where(header)

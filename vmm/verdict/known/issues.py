@@ -32,7 +32,7 @@ from vmm.scenario.operations import (
     Start,
     Touch,
 )
-from vmm.verdict.known import conditions, interrupts, mmio, page_tables, pfnmap
+from vmm.verdict.known import conditions, hosts, interrupts, mmio, page_tables, pfnmap
 from vmm.verdict.known.issue import Known, KnownIssue, names
 
 
@@ -72,7 +72,7 @@ KNOWN = (
         _kinds(HarvestDirtyRing),
         conditions.overruns_a_ring,
         conditions.is_harvest,
-        tdp="off",
+        hosts.tdp("off"),
     ),
     Known(
         KnownIssue(
@@ -122,7 +122,7 @@ KNOWN = (
         _kinds(),
         conditions.any_scenario,
         conditions.ends_vms,
-        everywhere=conditions.leaves_internal_slots_in_arrays,
+        hosts.keeps_internal_slots_in_arrays,
     ),
     Known(
         KnownIssue(
@@ -278,8 +278,7 @@ KNOWN = (
         _kinds(SetClockMsr),
         conditions.reaches_into_the_next_page,
         conditions.may_show_a_kept_system_time,
-        since=(5, 17),
-        before=(6, 12),
+        hosts.releases(since=(5, 17), before=(6, 12)),
     ),
     Known(
         KnownIssue(
@@ -468,12 +467,11 @@ KNOWN = (
             "whose log names the misconfiguration); handle_ept_misconfig() passes no more than "
             "PFERR_RSVD_MASK; kvm_amd passes",
             outcome="Stopped",
-            natively=True,
         ),
         _kinds(SetUserMemoryRegion, SetUserMemoryRegion2),
         mmio.writes_where_mmio_was,
         mmio.is_written_where_mmio_was,
-        tdp="on",
+        hosts.executes_real_mode_with_tdp,
     ),
     Known(
         KnownIssue(

@@ -19,6 +19,7 @@ from vmm.scenario.history import (
     Done,
     End,
     Event,
+    Header,
     History,
     Met,
     Mmio,
@@ -196,7 +197,7 @@ def with_problems(checked: Checked, *problems: Problem) -> Checked:
 
 
 @pytest.mark.parametrize(
-    "known", [each for each in KNOWN if not each.everywhere], ids=lambda known: known.issue.name
+    "known", [each for each in KNOWN if each.kinds], ids=lambda known: known.issue.name
 )
 def test_an_issue_is_met_by_the_scenarios_that_do_what_it_takes(known: Known) -> None:
     meeting = [each for each in catalogue(EVERYTHING) if known.meets(each)]
@@ -214,7 +215,7 @@ def test_slots_are_followed_only_for_an_operation_that_an_issue_is_about(
 
     monkeypatch.setattr(Slots, "change", followed)
     scenario = curated("generation-comes-round")
-    assert not any(known.meets(scenario) for known in KNOWN if not known.everywhere)
+    assert not any(known.meets(scenario) for known in KNOWN if known.kinds)
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.issue.name)
@@ -513,7 +514,7 @@ def test_a_readonly_slot_with_all_its_memory_does_not_meet_it() -> None:
     met = {
         scenario.name
         for scenario in catalogue(EVERYTHING)
-        for issue in issues_met(scenario, {"vendor": "kvm_intel", "tdp": "on"})
+        for issue in issues_met(Header(scenario, EVERYTHING, {"vendor": "kvm_intel", "tdp": "on"}))
         if issue.name == "ept-write-through-cached-mmio"
     }
     assert met == {"unmapped-zero-va-with-each-flag", "unmapped-hva-readonly"}
@@ -640,7 +641,7 @@ def test_warning_without_the_difference_is_a_failure() -> None:
 @pytest.mark.parametrize("name", sorted(n for names in MEETING.values() for n in names))
 def test_mistake_in_kvm_itself_needs_no_remark_where_it_is_mended(name: str) -> None:
     scenario = curated(name, EVERYTHING)
-    assert issues_met(scenario, {"vendor": "kvm_pvm"})
+    assert issues_met(Header(scenario, EVERYTHING, {"vendor": "kvm_pvm"}))
     assert judged(ideal_history(scenario, EVERYTHING)).verdict.status is Status.PASSED
 
 
@@ -670,9 +671,7 @@ def test_memory_of_internal_slots_is_left_only_where_slots_are_in_an_array(
         events[end] = msgspec.structs.replace(events[end], outcome=lost)
     history = msgspec.structs.replace(whole, header=header, events=tuple(events))
     assert judged(history).verdict.status is status
-    assert "internal-slot-unmapped-at-zero" not in {
-        issue.name for issue in issues_met(header.scenario, host)
-    }
+    assert "internal-slot-unmapped-at-zero" not in {issue.name for issue in issues_met(header)}
 
 
 @pytest.mark.parametrize(
