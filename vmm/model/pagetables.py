@@ -19,6 +19,7 @@ from vmm.scenario.paging import KINDS, Paging
 from vmm.scenario.programs import (
     ACCESSED,
     DIRTY,
+    ENTRY_BYTES,
     LARGE,
     PRESENT,
     WRITABLE,
@@ -55,6 +56,7 @@ _Page = tuple[int, str, int]
 """The gfn where page tables were walked, and the page of a mapping that its slot showed there."""
 
 _LONG = KINDS["long"]
+_POINTERS_BYTES = KINDS["pae"].alignment
 _READ_ONLY_PIECES = ("hole", "absent")
 
 
@@ -147,21 +149,16 @@ class PageTables:
             piece = self._entry(table, address, level, paging)
             if piece.kind in _READ_ONLY_PIECES:
                 return _ended("outside", updates)
-            if piece.kind != "memory" or piece.private or piece.protected:
-                return Walk("unknown")
-            if piece.mapping == GUEST_MAPPING:
-                return Walk("unknown")
-            data = self._contents.read(piece.mapping, piece.offset, piece.length)
-            if rewritten is not None and rewritten.is_in(piece):
-                data = rewritten.laid_over(piece, data)
-            elif self._is_stale(piece):
+            data = self._held(piece, rewritten)
+            if data is None:
                 return Walk("unknown")
             entry = int.from_bytes(data, "little")
+            is_pointer = paging.has_pointers and level == levels - 1
+            if is_pointer and any(_is_no_pointer(each, paging) for each in self._pointers(piece)):
+                return Walk("unknown")
             if not entry & PRESENT:
                 return _ended("page-fault", updates)
-            if paging.has_pointers and level == levels - 1:
-                if entry & ~(paging.address_bits | ACCESSED) != PRESENT:
-                    return Walk("unknown")
+            if is_pointer:
                 updates.append(Update(piece, entry & 0xFF, is_new=False, is_pointer=True))
                 table = entry & paging.address_bits
                 continue
@@ -179,8 +176,48 @@ class PageTables:
                 return _found(gpa, address & (1 << paging.shifts[level]) - 1, updates)
         raise AssertionError("the last level has the last entry")
 
-    def looked_at(self, tables: int, address: int, paging: Paging = _LONG) -> list[Piece]:
-        """Return the entries that a walk reads in memory, whatever it comes to."""
+    def _held(self, entry: Piece, rewritten: Rewritten | None) -> bytes | None:
+        """Return what a processor reads of an entry; None if that is unknown."""
+        if entry.kind != "memory" or entry.private or entry.protected:
+            return None
+        if entry.mapping == GUEST_MAPPING:
+            return None
+        held = self._contents.read(entry.mapping, entry.offset, entry.length)
+        if rewritten is not None and rewritten.is_in(entry):
+            return rewritten.laid_over(entry, held)
+        return None if self._is_stale(entry) else held
+
+    def is_marked(self, walk: Walk) -> bool:
+        """Whether a processor may have set a bit in the highest table of PAE.
+
+        KVM refuses a table with that bit. It loads it where it walks itself: before an exit.
+        """
+        pointers = [update.entry for update in walk.updates if update.is_pointer]
+        return any(
+            self._contents.is_vague(entry.mapping, entry.offset & -_POINTERS_BYTES, _POINTERS_BYTES)
+            or any(each & PRESENT and each & ACCESSED for each in self._pointers(entry))
+            for entry in pointers
+        )
+
+    def _pointers(self, entry: Piece) -> list[int]:
+        """Return the entries of the highest table of PAE, which are loaded all at once."""
+        begin = entry.offset & -_POINTERS_BYTES
+        data = self._contents.read(entry.mapping, begin, _POINTERS_BYTES)
+        parts = (data[at : at + ENTRY_BYTES] for at in range(0, _POINTERS_BYTES, ENTRY_BYTES))
+        return [int.from_bytes(each, "little") for each in parts]
+
+    def tried(self, vcpu: int, tables: int, address: int, paging: Paging) -> None:
+        """Note the entries that a walk uses, whatever it comes to."""
+        for number, entry in enumerate(self._looked_at(tables, address, paging)):
+            self._used(vcpu, entry, is_pointer=paging.has_pointers and not number)
+
+    def _used(self, vcpu: int, entry: Piece, is_pointer: bool) -> None:
+        self._accesses.was_walked(vcpu, entry)
+        if is_pointer:
+            self._accesses.may_be_marked(self._accesses.pieces(entry.gpa, 1))
+
+    def _looked_at(self, tables: int, address: int, paging: Paging) -> list[Piece]:
+        """Return the entries that a walk reads in memory."""
         found: list[Piece] = []
         table = tables
         for level in reversed(range(len(paging.shifts))):
@@ -214,9 +251,7 @@ class PageTables:
         """
         for walk in walks:
             for update in walk.updates:
-                self._accesses.was_walked(vcpu, update.entry)
-                if update.is_pointer:
-                    self._accesses.may_be_marked(self._accesses.pieces(update.entry.gpa, 1))
+                self._used(vcpu, update.entry, update.is_pointer)
                 if sets_bits and update.is_new:
                     gpa = update.entry.gpa
                     byte = Touch(gpa, "write", 1, update.low, vcpu)
@@ -267,6 +302,11 @@ class PageTables:
             return False
         now = self._contents.read(piece.mapping, piece.offset, piece.length)
         return now != known[at : at + piece.length]
+
+
+def _is_no_pointer(entry: int, paging: Paging) -> bool:
+    """Whether an entry of the highest table of PAE has bits that are reserved, or do something."""
+    return entry & PRESENT != 0 and entry & ~(paging.address_bits | ACCESSED) != PRESENT
 
 
 def _is_unclear(entry: int, level: int, paging: Paging) -> bool:

@@ -122,8 +122,7 @@ class Starts:
 
         def walked() -> None:
             for address in (op.address, op.data, op.stack, op.stack - 1, op.interrupts or 0):
-                for entry in self._tables.looked_at(tables, address, KINDS[op.paging]):
-                    self._accesses.was_walked(op.vcpu, entry)
+                self._tables.tried(op.vcpu, tables, address, KINDS[op.paging])
 
         return allowed.followed_by(walked)
 
@@ -403,7 +402,7 @@ class Starts:
         (piece,) = pieces
         if self._memory.is_unclear(op, piece) or piece.kind == "absent" or piece.protected:
             return ()
-        if leaves_memory(piece, write) and walk.sets_bits:
+        if leaves_memory(piece, write) and (walk.sets_bits or self._tables.is_marked(walk)):
             return ()  # If KVM has cached the address as MMIO, it does not walk.
         return Data((walk,), pieces)
 

@@ -9,10 +9,17 @@ from tests.unit.model.test_starts import VALUE, WORD, changed, outcome
 from vmm.model.model import Model
 from vmm.scenario.content import identity
 from vmm.scenario.features import Features
-from vmm.scenario.history import Mmio, Stopped, Touched
-from vmm.scenario.operations import PAGE_SIZE_BYTES, HostWrite, Place, SetUserMemoryRegion, Start
+from vmm.scenario.history import HostChange, Inspected, Mmio, Stopped, Touched
+from vmm.scenario.operations import (
+    PAGE_SIZE_BYTES,
+    HostWrite,
+    Inspect,
+    Place,
+    SetUserMemoryRegion,
+    Start,
+)
 from vmm.scenario.pagetables import PLAIN, USED, Tables
-from vmm.scenario.programs import ACCESSED, DIRTY, LARGE, copy, writes
+from vmm.scenario.programs import ACCESSED, DIRTY, ENTRY_BYTES, LARGE, PRESENT, copy, writes
 
 GFNS = (0x104, 0x105, 0x106, 0x109)
 TWO = Tables("a", 0x100, GFNS, paging="two-level")
@@ -34,12 +41,12 @@ def test_where_guests_run_in_64_bit_mode_only_nothing_is_known() -> None:
 def test_it_executes_reads_and_writes_where_the_tables_lead(tables: Tables) -> None:
     tables = replace(tables, bits=USED)
     made = model(tables)
-    assert outcome(made, tables.run(2)) == Touched(identity(0, 6))
-    assert outcome(made, tables.access(0, 2, VALUE)) == Touched(VALUE)
-    assert outcome(made, tables.access(1, 2)) == Touched(VALUE)
     assert outcome(made, tables.access(1, 3)) == Touched(
         0xFFFF_FFFF, (Mmio(0x109040, False, b"\xff" * 4),)
     )
+    assert outcome(made, tables.run(2)) == Touched(identity(0, 6))
+    assert outcome(made, tables.access(0, 2, VALUE)) == Touched(VALUE)
+    assert outcome(made, tables.access(1, 2)) == Touched(VALUE)
 
 
 def test_bits_are_set_in_entries_of_four_bytes() -> None:
@@ -61,10 +68,32 @@ def test_the_highest_entry_of_pae_has_no_bits_to_set_but_a_processor_may_set_one
     assert outcome(made, PAE.run(2)) == Touched(identity(0, 6))
 
 
-def test_other_bits_of_the_highest_entry_of_pae_are_not_known() -> None:
+def test_a_processor_may_set_it_where_the_vcpu_stops_too() -> None:
     made = model(PAE)
-    outcome(made, HostWrite(Place("a", PAE.begin), 0x101003))
+    assert outcome(made, replace(PAE, start=0x20_0000).run(0)) == Stopped("shutdown")
+    (looked,) = made.allowed(Inspect())
+    assert isinstance(looked.outcome, Inspected)
+    marked = HostChange("a", PAE.begin, bytes((PRESENT | ACCESSED,)))
+    assert looked.outcome.admits(Inspected((marked,)))
+
+
+def test_where_it_may_be_set_kvm_may_not_walk_for_an_exit() -> None:
+    tables = replace(PAE, bits=USED)
+    exits, by_another = tables.access(1, 3), tables.access(1, 3, vcpu=1)
+    assert model(tables).allowed(exits)
+    made = model(tables)
+    outcome(made, tables.run(2))
+    assert made.allowed(exits) == made.allowed(by_another) == ()
+    assert outcome(made, tables.access(1, 2)) == Touched(identity(0, 6))
+
+
+@pytest.mark.parametrize("entry", range(4))
+def test_other_bits_of_a_highest_entry_of_pae_are_not_known(entry: int) -> None:
+    made = model(PAE)
+    outcome(made, HostWrite(Place("a", PAE.begin + entry * ENTRY_BYTES), 0x101003))
     assert made.allowed(PAE.run(2)) == ()
+    outcome(made, HostWrite(Place("a", PAE.begin + entry * ENTRY_BYTES), 0x101001 - bool(entry)))
+    assert outcome(made, PAE.run(2)) == Touched(identity(0, 6))
 
 
 def _above(entry: int) -> Model:
