@@ -33,6 +33,7 @@ NOWHERE = Mapping("nowhere", 8, "unmapped")
 API = "api.rst 4.35 KVM_SET_USER_MEMORY_REGION"
 API_DIRTY = "api.rst 4.8 KVM_GET_DIRTY_LOG"
 API_MMIO = "api.rst 5, KVM_EXIT_MMIO"
+STALE_SLOT = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
 
 WITHOUT_ZAP_ALL = EnableCap("DISABLE_QUIRKS2", SLOT_ZAP_ALL)
 """Deletions and moves zap the pages of their slot alone from then on."""

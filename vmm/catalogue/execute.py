@@ -1,14 +1,13 @@
 """Execution of instructions in a slot: they are fetched from where the slot is now."""
 
 from vmm.catalogue._area import Area
-from vmm.catalogue._build import API, HUGE, Slot, at, read, write
+from vmm.catalogue._build import API, HUGE, STALE_SLOT, Slot, at, read, write
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     Execute,
 )
 
 _ONE = Slot(1, 0x100, at("a"), pages=2)
-_STALE = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
 
 
 def _at(gfn: int) -> Execute:
@@ -27,7 +26,7 @@ SCENARIOS = (
         _ONE.move(0x104),
         _at(0x105),
         _at(0x101),
-        source=_STALE,
+        source=STALE_SLOT,
     ),
     _execute(
         "execute-over-a-move-onto-itself",
@@ -38,7 +37,7 @@ SCENARIOS = (
         _at(0x101),
         _at(0x102),
         _at(0x100),
-        source=_STALE,
+        source=STALE_SLOT,
     ),
     _execute(
         "execute-only",
@@ -50,7 +49,7 @@ SCENARIOS = (
         _at(0x100),
         _ONE.delete(),
         _at(0x104),
-        source=_STALE,
+        source=STALE_SLOT,
         survey="none",
     ),
     _execute(

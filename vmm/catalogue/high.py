@@ -6,6 +6,7 @@ from vmm.catalogue._area import Area
 from vmm.catalogue._build import (
     API,
     HUGE,
+    STALE_SLOT,
     WITHOUT_ZAP_ALL,
     B,
     Slot,
@@ -35,8 +36,6 @@ _BORDER = _BORDER_GFN * PAGE_SIZE_BYTES
 _TIB_GFN = 1 << 28
 _HIGH_GFN = 0x12_3456
 _ONE = Slot(1, _HIGH_GFN, at("a"), pages=2)
-
-_STALE = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
 
 
 _high = Area(tags=("high",), source=API, guest=Guest(gpa=0x10000))
@@ -110,7 +109,7 @@ _MOVES = (
         write(_HIGH_GFN, 0xC0FFEE22),
         Slot(1, 0x100, at("a"), pages=2).create(),
         read(0x100),
-        source=_STALE,
+        source=STALE_SLOT,
         tags=("move",),
     ),
     _high(
@@ -118,7 +117,7 @@ _MOVES = (
         "Moves onto overlapping gfns take pages across 4 GiB in both directions.",
         Slot(1, _BORDER_GFN - 3, at("a"), pages=3).create(),
         *(Slot(1, _BORDER_GFN + n, at("a"), pages=3).create() for n in (-2, -1, 0, -1)),
-        source=_STALE,
+        source=STALE_SLOT,
         tags=("move",),
     ),
     _high(
@@ -129,7 +128,7 @@ _MOVES = (
         )),
         # The gpa's bits below 4 GiB alone are another gpa.
         Touch((_HIGH_GFN + 1) % _BORDER_GFN * PAGE_SIZE_BYTES),
-        source=_STALE,
+        source=STALE_SLOT,
         tags=("move",),
     ),
     _high(
@@ -139,7 +138,7 @@ _MOVES = (
         _ONE.move(_TIB_GFN),
         Slot(2, _HIGH_GFN, at("b"), pages=2).create(),
         Slot(1, 0, 0).delete(),
-        source=_STALE,
+        source=STALE_SLOT,
         tags=("vcpus",),
         vcpus=2,
     ),
@@ -175,7 +174,7 @@ _ACCESS = (
         _ONE.move(_HIGH_GFN + 0x1000),
         Execute((_HIGH_GFN + 0x1001) * PAGE_SIZE_BYTES),
         Execute((_HIGH_GFN + 1) * PAGE_SIZE_BYTES),
-        source=_STALE,
+        source=STALE_SLOT,
         tags=("execute",),
     ),
     _high(

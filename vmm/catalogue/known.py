@@ -6,13 +6,13 @@ from vmm.scenario.features import Features
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
+    RING_ENTRY_BYTES,
     EnableCap,
     Mapping,
     Scenario,
     Sweep,
 )
 
-_ENTRY_BYTES = 16
 _BEYOND = 44
 _ROUNDS = 10
 """Repetitions: an interrupt at the right moment prevents an overrun, but not every time."""
@@ -23,7 +23,7 @@ _SOURCE = "kvm_dirty_ring_check_request; kvm_dirty_ring_push"
 def scenarios(features: Features) -> tuple[Scenario, ...]:
     """Return the scenarios that overrun a dirty ring, unless the kernel stops the vCPU in time."""
     enable = EnableCap("DIRTY_LOG_RING", features.dirty_ring_bytes or PAGE_SIZE_BYTES)
-    entries = enable.argument // _ENTRY_BYTES
+    entries = enable.argument // RING_ENTRY_BYTES
     large = Slot(1, 0x1000, at("memory"), entries + entries // 4, LOG_DIRTY_PAGES)
     small = Slot(1, 0x1000, at("memory"), 8, LOG_DIRTY_PAGES)
     # Fewer than twice as many elements as entries: a ring overrun by more stays full for ever.

@@ -3,6 +3,7 @@
 from vmm.catalogue._build import (
     API,
     HUGE,
+    STALE_SLOT,
     A,
     B,
     Slot,
@@ -19,8 +20,6 @@ _ONE = Slot(1, 0x100, at("a"), pages=2)
 _WIDE = Slot(1, 0x104, at("a"), pages=4)
 _TARGET = Slot(2, 0x110, at("b"), pages=4)
 _ROW = tuple(Slot(number, 0x100 + 2 * number, at("a", number)) for number in range(1, 5))
-
-_STALE = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
 
 
 def _alone(name: str, why: str, slot: Slot, *gfns: int, source: str = API) -> Scenario:
@@ -41,7 +40,7 @@ _PLACES = (
         "A vCPU that has used the slot no longer reaches memory at the old gpa.",
         _ONE,
         0xF0,
-        source=_STALE,
+        source=STALE_SLOT,
     ),
     _alone("move-to-gpa-0-and-away", "Gfn 0 can be moved to, and left.", _ONE, 0, 0x100,
            source="efbeec7098ee"),
@@ -52,7 +51,7 @@ _PLACES = (
     _alone("move-down-over-itself", "A slot can move down by less than its own size.",
            _WIDE, 0x103, 0x101),
     _alone("move-again-and-again-and-back", "A slot leaves nothing behind at any gpa it had.",
-           _ONE, 0x108, 0x102, 0x109, 0x103, 0x100, source=_STALE),
+           _ONE, 0x108, 0x102, 0x109, 0x103, 0x100, source=STALE_SLOT),
 )  # fmt: skip
 
 
@@ -164,7 +163,7 @@ _CONTENT = (
     Scenario(
         name="move-two-slots-into-each-others-place",
         why="Two slots swap by way of a third place.",
-        source=_STALE,
+        source=STALE_SLOT,
         tags=("move",),
         mappings=(A, B),
         operations=(
@@ -182,7 +181,7 @@ _CONTENT = (
     Scenario(
         name="move-then-create-at-the-old-place",
         why="The old place is free for another slot, even with other memory.",
-        source=_STALE,
+        source=STALE_SLOT,
         tags=("move", "create"),
         mappings=(A, B),
         operations=(_ONE.create(), _ONE.move(0x108), Slot(2, 0x100, at("b"), pages=2).create()),
@@ -190,7 +189,7 @@ _CONTENT = (
     Scenario(
         name="move-then-delete-then-create",
         why="A slot that moved is deleted where it is, and created again where it was first.",
-        source=_STALE,
+        source=STALE_SLOT,
         tags=("move", "delete", "create"),
         mappings=(A,),
         operations=(_ONE.create(), _ONE.move(0x108), _ONE.delete(), _ONE.create()),

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vmm.catalogue._build import API_DIRTY, WITHOUT_ZAP_ALL, A, Slot, at, creates, read
+from vmm.catalogue._build import API_DIRTY, STALE_SLOT, WITHOUT_ZAP_ALL, A, Slot, at, creates, read
 from vmm.catalogue._races import change, executor, host, race, reader, writer
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
@@ -52,7 +52,7 @@ _MOVED = race(
     (_ONE.create(),),
     (host(_ONE.move(_GFN + 4), _ONE.create(), rounds=30),),
     (reader(0, _GFN, _GFN + 4, _GFN + 5), writer(1, _GFN + 1, _GFN + 5)),
-    source="12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)",
+    source=STALE_SLOT,
 )
 
 _SLOTS = (

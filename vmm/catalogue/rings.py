@@ -10,6 +10,7 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
+    RING_ENTRY_BYTES,
     AnyOperation,
     EnableCap,
     HarvestDirtyRing,
@@ -56,7 +57,6 @@ _RUNS = (
 )
 """Orders of writing pages: a reset gathers entries for nearby pages of a slot."""
 
-_ENTRY_BYTES = 16
 _RESERVE = 64
 _PIECE = 48
 """Writes in one KVM_RUN when the ring may get full: fewer than fit above its soft limit."""
@@ -476,7 +476,7 @@ def _in_pieces(slot: Slot, pages: range) -> tuple[AnyOperation, ...]:
 
 def _larger_than_the_ring(enable: EnableCap) -> Slot:
     """Return a slot whose pages overfill a ring, in a mapping of its own."""
-    entries = enable.argument // _ENTRY_BYTES
+    entries = enable.argument // RING_ENTRY_BYTES
     return Slot(1, 0x1000, at("memory"), entries + entries // 4, LOG_DIRTY_PAGES)
 
 
@@ -518,7 +518,7 @@ def _round_trips(enable: EnableCap) -> tuple[Scenario, ...]:
 
 def _nearly_full(enable: EnableCap) -> tuple[Scenario, ...]:
     slot = _larger_than_the_ring(enable)
-    entries = enable.argument // _ENTRY_BYTES
+    entries = enable.argument // RING_ENTRY_BYTES
     return (
         ring_scenario(
             "ring-keeps-a-reserve",

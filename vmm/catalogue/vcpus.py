@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from vmm.catalogue._build import API_MMIO, A, B, Slot, at, creates, read, write
+from vmm.catalogue._build import API_MMIO, STALE_SLOT, A, B, Slot, at, creates, read, write
 from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -22,11 +22,13 @@ _ONE = Slot(1, 0x100, at("a"), pages=2)
 _MOST_VCPUS = 1024
 """KVM_CAP_MAX_VCPUS of most kernels, or more."""
 
-_STALE = "12d6e7538e2d, e40f193f5bb0 (CVE-2013-4592)"
-
 
 def _two(
-    name: str, why: str, *operations: AnyOperation, source: str = _STALE, survey: Survey = "none"
+    name: str,
+    why: str,
+    *operations: AnyOperation,
+    source: str = STALE_SLOT,
+    survey: Survey = "none",
 ) -> Scenario:
     return Scenario(
         name=name,

@@ -7,13 +7,12 @@ from collections.abc import Iterable
 import msgspec
 
 from kvm_abi import mman
+from vmm.execution.leftovers import KVM_FILE
 from vmm.host.child import FAILED, fork
 from vmm.kvm.memory import HostMapping
 from vmm.kvm.sharedmemory import shared_mappings
 from vmm.scenario.history import HostChange
 from vmm.scenario.operations import PAGE_SIZE_BYTES
-
-_KVM_FILE = "anon_inode:kvm"
 
 Page = tuple[str, HostMapping, int]
 """The name of a mapping, the mapping, and the offset of a page in it."""
@@ -84,7 +83,7 @@ def _seen(pages: list[Page], told: int, ready: int, say: int) -> tuple[HostChang
 def _let_go(kept: set[int]) -> None:
     """Close all files but those ``kept``, and unmap the shared pages of vCPUs."""
     for start, end, name in shared_mappings():
-        if _KVM_FILE in name:
+        if KVM_FILE in name:
             mman.unmap_memory(start, end - start)
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and int(name) not in kept:

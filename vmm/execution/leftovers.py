@@ -7,7 +7,9 @@ from kvm_abi import mman
 from kvm_abi.uapi import MapFlag, Protection
 from vmm.kvm.sharedmemory import shared_mappings
 
-_KVM_FILE = "anon_inode:kvm"
+KVM_FILE = "anon_inode:kvm"
+"""How the names of KVM's files begin: of VMs, vCPUs and more."""
+
 _KERNEL_MADE = "/dev/zero (deleted)"
 """The name of the kernel's mappings for internal slots (vm_mmap of shared memory)."""
 
@@ -82,7 +84,7 @@ def _mappings() -> Iterator[str]:
     """
     start, end, name = 0, -1, ""
     for first, last, found in shared_mappings():
-        if not (found == _KERNEL_MADE or _KVM_FILE in found):
+        if not (found == _KERNEL_MADE or KVM_FILE in found):
             continue
         if (first, found) == (end, name):
             end = last
@@ -106,6 +108,6 @@ def _open_files() -> list[str]:
             target = os.readlink(f"/proc/self/fd/{name}")
         except FileNotFoundError:
             continue  # The descriptor of the listing itself.
-        if target.startswith(_KVM_FILE):
+        if target.startswith(KVM_FILE):
             found.append(f"open file {name} {target}")
     return found

@@ -8,7 +8,7 @@ from vmm.model.allowed import Allowed
 from vmm.model.rule import Rule, documented, source
 from vmm.scenario.features import Features
 from vmm.scenario.history import Done, Refused, RingPages, RingsReset
-from vmm.scenario.operations import FIRST_RING_PAGE, MapVcpuPages
+from vmm.scenario.operations import FIRST_RING_PAGE, RING_ENTRY_BYTES, MapVcpuPages
 
 RING_SIZE = documented(
     "ring-size",
@@ -44,7 +44,6 @@ RING_MAPPED = source(
     "kvm_vcpu_mmap",
 )
 
-ENTRY_BYTES = 16
 LEAST_BYTES = 4096
 _RESERVED_ENTRIES = 64
 _MOST_RESERVED_ENTRIES = _RESERVED_ENTRIES + 512
@@ -170,7 +169,7 @@ class RingState:
         """The fewest entries at which a vCPU may stop."""
         plain = self.features.dirty_ring_bytes <= LEAST_BYTES
         reserved = _RESERVED_ENTRIES if plain else _MOST_RESERVED_ENTRIES
-        return self.size_bytes // ENTRY_BYTES - reserved
+        return self.size_bytes // RING_ENTRY_BYTES - reserved
 
     def waiting(self, vcpu: int) -> tuple[set[SlotPage], set[SlotPage]]:
         """Return what a ring holds for certain, and what it may hold."""
@@ -188,7 +187,7 @@ class RingState:
     def harvest(self, vcpu: int) -> Allowed:
         """Return what the ring holds; harvesting empties it."""
         ring = self._rings.get(vcpu, _Ring())
-        entries = self.size_bytes // ENTRY_BYTES
+        entries = self.size_bytes // RING_ENTRY_BYTES
         outcome = RingPages(
             tuple(sorted(ring.pages)),
             full=int(ring.has_stopped or len(ring.pages) > entries),
@@ -210,7 +209,7 @@ class RingState:
         On every processor 64 are reserved for what one exit may log (kvm_dirty_ring_soft_full).
         """
         ring = self._ring(vcpu)
-        if ring.rested >= self.size_bytes // ENTRY_BYTES - _RESERVED_ENTRIES:
+        if ring.rested >= self.size_bytes // RING_ENTRY_BYTES - _RESERVED_ENTRIES:
             ring.has_stopped = True
         return ring
 

@@ -25,6 +25,7 @@ from vmm.replay.trace import (
     TracedVm,
     Unread,
 )
+from vmm.scenario.events import MAX_ERRNO
 from vmm.scenario.operations import GUEST_MEMFD, READONLY
 
 MAX_THREADS = 1 << 16
@@ -64,7 +65,6 @@ _NAMES = {
     "fd": "guest_memfd",
     "fd_offset": "guest_memfd_offset",
 }
-_MAX_ERRNO = 4095
 _NEEDED = ("slot", "flags", "gpa", "size", "ua", "ret")
 
 
@@ -126,7 +126,7 @@ class _Reader:
         elif not missing and _WORD.search(_FIELD.sub("", text[: text.rfind("ret=")])) is not None:
             missing = ["a part of a field"]
         region = None if missing else _region(line, fields)
-        if region is not None and region.errno > _MAX_ERRNO:
+        if region is not None and region.errno > MAX_ERRNO:
             region, missing = None, ["a possible result"]
         machine = self._machine(line, head, text, region)
         if region is None:

@@ -15,6 +15,7 @@ from typing import assert_never
 from vmm.scenario import operations as ops
 from vmm.scenario.hostpages import CHANGES
 from vmm.scenario.operations import (
+    HUGE_PAGE_PAGES,
     MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -26,8 +27,6 @@ from vmm.scenario.problem import ScenarioError
 from vmm.scenario.reached import filled_pages, reached_pages, within
 from vmm.scenario.slots import MAX_PAGES
 from vmm.scenario.survey import Survey
-
-_HUGE_PAGES = 512
 
 _PROCESS_BYTES = 32 << 20
 """The process that executes the scenario."""
@@ -338,7 +337,7 @@ class _Account:
                 self._us += times * (_REGION_US + _pages(op) * _PAGE_US)
             case ops.ChangeHostMemory():
                 pages = self._pages_that_matter(op)
-                self._us += times * (_CALL_US + (pages + op.pages // _HUGE_PAGES) * _PAGE_US)
+                self._us += times * (_CALL_US + (pages + op.pages // HUGE_PAGE_PAGES) * _PAGE_US)
                 self._changed += pages
                 self._us += times * _SLOW_US.get(op.how, 0.0)
                 if not CHANGES[op.how].keeps:

@@ -8,6 +8,8 @@ from vmm.scenario.operation import Operation
 FIRST_RING_PAGE = DIRTY_LOG_PAGE_OFFSET
 """Where a dirty ring begins in the file of its vCPU, in pages."""
 
+RING_ENTRY_BYTES = 16
+
 
 class GetDirtyLog(Operation, frozen=True, tag="get_dirty_log", gc=False):
     """KVM_GET_DIRTY_LOG. ``bitmap`` says whether the kernel may write the bitmap.

@@ -47,7 +47,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.plan import guest_mapping, guest_slots
 from vmm.scenario.slots import as_id_of
 
-_MAX_ERRNO = 4095
+MAX_ERRNO = 4095
 _WORD = range(1 << 32)
 _LONG = range(1 << 64)
 _MOMENTS = range(1 << 62)
@@ -97,7 +97,7 @@ class EventChecker:
     def _outcome(self, outcome: AnyOutcome, op: AnyOperation) -> str:
         match outcome:
             case Refused(number):
-                return "" if number in range(_MAX_ERRNO + 1) else f".errno: {number} is none"
+                return "" if number in range(MAX_ERRNO + 1) else f".errno: {number} is none"
             case Touched(value, mmio):
                 return _outside("value", (value,), _WORD) or _exits(mmio)
             case Ran():

@@ -31,6 +31,7 @@ from vmm.scenario.device_operations import (
 )
 from vmm.scenario.dirty_operations import (
     FIRST_RING_PAGE as FIRST_RING_PAGE,
+    RING_ENTRY_BYTES as RING_ENTRY_BYTES,
     ClearDirtyLog as ClearDirtyLog,
     DirtyOperation as DirtyOperation,
     GetDirtyLog as GetDirtyLog,

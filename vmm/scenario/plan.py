@@ -64,6 +64,10 @@ _BEFORE_VCPUS = (
 )
 
 
+ANYWHERE = 1 << 52
+"""The first gpa that no x86 guest reaches: as a limit of touches it leaves out none."""
+
+
 class Step(msgspec.Struct, frozen=True, gc=False):
     """One operation to execute, and the index of the scenario's operation that it stems from."""
 

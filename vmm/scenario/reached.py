@@ -12,6 +12,7 @@ from itertools import chain
 from vmm.scenario.instructions import accessed
 from vmm.scenario.operations import (
     HUGE_KINDS,
+    HUGE_PAGE_PAGES,
     MAX_GPA_BITS,
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -44,7 +45,6 @@ MAX_PRE_FAULTED_PAGES = 1 << 15
 _MOST_WORK = 1 << 22
 """The most pages that are looked up, counting repetitions."""
 
-_HUGE_PAGES = 512
 _DENSE_KINDS = ("unmapped", "guest_memfd", "zero", *HUGE_KINDS)
 
 Reached = MappingOf[str, tuple[int, ...]]
@@ -99,7 +99,7 @@ def filled_pages(mapping: Mapping, reached: Reached) -> int:
     if pages is None:
         return mapping.pages
     if mapping.kind == "thp":
-        return len({page // _HUGE_PAGES for page in pages}) * _HUGE_PAGES
+        return len({page // HUGE_PAGE_PAGES for page in pages}) * HUGE_PAGE_PAGES
     return len(pages)
 
 

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 
 from kvm_abi import raw
 from kvm_abi.raw import RegionsError, WrongAnswerError
-from kvm_abi.uapi import Ioctl, VmType
+from kvm_abi.uapi import PAGE_SIZE_BYTES, Ioctl, VmType
 from vmm.kvm.memory import HostAddress
 from vmm.kvm.regions import Region, Regions
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
 from vmm.kvm.vm import Vm
-
-_PAGE_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +113,7 @@ def state_lines(machine: RecordedVm) -> Iterator[str]:
     """Yield the slot map of a VM, from the highest gpa down, and each vCPU's last exit."""
     regions = sorted(machine.regions.values(), key=lambda each: (each.slot >> 16, -each.gpa))
     for each in regions:
-        pages = each.size_bytes // _PAGE_BYTES
+        pages = each.size_bytes // PAGE_SIZE_BYTES
         space = f" of as_id {each.slot >> 16}" if each.slot >> 16 else ""
         yield (
             f"slot {each.slot & 0xFFFF}{space}: gpa {each.gpa:#x}..{each.gpa + each.size_bytes:#x} "

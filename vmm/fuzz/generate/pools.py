@@ -14,6 +14,7 @@ from vmm.scenario.operations import (
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
     READONLY,
+    RING_ENTRY_BYTES,
     SMM,
     AsId,
     Guest,
@@ -81,7 +82,6 @@ _USUAL_WINDOWS = (0x100, 0x100, 0x1000, 0x10)
 _BORDER_WINDOWS = (0, 0x9C, 0x1FA, 0x3FC, 0x7FFFC, GUEST.gpa // PAGE_SIZE_BYTES - 8)
 _WINDOW_PAGES = (6, 8, 12, 24)
 _SIZES = ((1,), (1, 1, 2), (1, 2, 3), (2, 3, 4), (1, 2, 63, 64, 65), (127, 128, 129))
-_ENTRY_BYTES = 16
 _MOST_ENTRIES = 1024
 _FILLS_RINGS = 0.3
 _LARGE_SIZES = ((1 << 15) + 1, 1 << 17, (1 << 17) + HUGE_PAGE_PAGES, 1 << 18)
@@ -307,7 +307,7 @@ def _mappings(
         mappings += _host_mappings(dice, features, mappings)
     if "starts" in subjects:
         mappings.append(Mapping(TABLES, _TABLE_PAGES))
-    entries = features.dirty_ring_bytes // _ENTRY_BYTES
+    entries = features.dirty_ring_bytes // RING_ENTRY_BYTES
     if "rings" in subjects and entries <= _MOST_ENTRIES and dice.chance(_FILLS_RINGS):
         mappings.append(Mapping(RING_FILLER, entries + entries // 8))
     if "memfds" in subjects and features.guest_memfd_shared and dice.chance(0.7):

@@ -9,6 +9,7 @@ import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import assert_never
 
+from vmm.model.accesses import CANNOT_FETCH
 from vmm.model.races.calls import (
     BARE,
     NO_MEMORY,
@@ -75,7 +76,6 @@ RACE_PRE_FAULT = source(
     "3ccbf6f47098; kvm_mmu_faultin_pfn",
 )
 
-_CANNOT_FETCH = ("internal-error", "EFAULT", "shutdown", "fail-entry")
 _FILLED = int.from_bytes(bytes([MMIO_FILL]) * WORD_BYTES, "little")
 
 _UNTOLD = Stopped("EFAULT")
@@ -276,7 +276,7 @@ class RaceJudge:
 
     def _fetched(self, place: MaybeTranslation, interval: Interval) -> Iterator[Expectation]:
         if place is None or self._may_be_absent(place, interval):
-            for reason in _CANNOT_FETCH:
+            for reason in CANNOT_FETCH:
                 yield Stopped(reason), RACE_REACH
         if place is not None and self._may_be_present(place, interval):
             if place.mapping not in self._mappings:

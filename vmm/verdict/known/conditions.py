@@ -15,22 +15,20 @@ from vmm.scenario.clocks import LAYOUTS
 from vmm.scenario.instructions import INSTRUCTIONS, accessed
 from vmm.scenario.operations import (
     GUEST_MEMFD,
+    HUGE_PAGE_PAGES,
     PAGE_SIZE_BYTES,
     REAL_MODE_END,
+    RING_ENTRY_BYTES,
     AnyOperation,
     Scenario,
     pages_of,
 )
-from vmm.scenario.plan import batches, steps
+from vmm.scenario.plan import ANYWHERE, batches, steps
 from vmm.scenario.races import gfns_of
 from vmm.verdict.gfnset import GfnSet
 from vmm.verdict.slotsbefore import Slots, is_any, slots_before
 
-_RING_ENTRY_BYTES = 16
-_HUGE_PAGES = 512
 _WORD = 64
-_ANYWHERE = 1 << 52
-"""The first gpa that no x86 guest reaches: with this limit a plan leaves out no touch."""
 
 
 def overruns_a_ring(scenario: Scenario) -> bool:
@@ -43,8 +41,8 @@ def overruns_a_ring(scenario: Scenario) -> bool:
     valid = [size for size in sizes if size >= PAGE_SIZE_BYTES and not size & (size - 1)]
     if not valid or not any(isinstance(op, ops.HarvestDirtyRing) for op in scenario.operations):
         return False
-    entries = min(valid) // _RING_ENTRY_BYTES
-    plan = batches(steps(scenario, _ANYWHERE))
+    entries = min(valid) // RING_ENTRY_BYTES
+    plan = batches(steps(scenario, ANYWHERE))
     return any(_written([step.operation for step in batch]) > entries for batch in plan)
 
 
@@ -134,7 +132,7 @@ def _internal_slots(scenario: Scenario) -> Iterator[tuple[type[AnyOperation], in
 
 def _makers_of_vcpus(scenario: Scenario) -> Iterator[int]:
     """Yield the index of each operation that creates a vCPU if there is none, or whose survey."""
-    for step in steps(scenario, _ANYWHERE):
+    for step in steps(scenario, ANYWHERE):
         if isinstance(step.operation, ops.CreateVcpu | ops.Touch | ops.Sweep):
             yield step.origin
 
@@ -153,9 +151,9 @@ def clears_into_a_huge_page(scenario: Scenario) -> bool:
     bases: dict[int, set[int]] = {}
     for op in operations:
         if isinstance(op, ops.SetUserMemoryRegion) and op.memory_size:
-            bases.setdefault(op.slot, set()).add(pages_of(op.guest_phys_addr) % _HUGE_PAGES)
+            bases.setdefault(op.slot, set()).add(pages_of(op.guest_phys_addr) % HUGE_PAGE_PAGES)
     return any(
-        (1 - end) % _HUGE_PAGES in bases[op.slot]
+        (1 - end) % HUGE_PAGE_PAGES in bases[op.slot]
         for op in operations
         if isinstance(op, ops.ClearDirtyLog) and op.slot in bases
         for end in _word_ends(op)
@@ -175,7 +173,7 @@ def _word_ends(op: ops.ClearDirtyLog) -> Iterator[int]:
     if op.pages == "all":
         within = range(op.first_page, op.first_page + op.num_pages)
         words = within[::_WORD]
-        for word in (*words[: _HUGE_PAGES // _WORD], *words[-1:]):
+        for word in (*words[: HUGE_PAGE_PAGES // _WORD], *words[-1:]):
             if min(word + _WORD, within.stop) - word > 1:
                 yield min(word + _WORD, within.stop)
         return

@@ -25,14 +25,11 @@ from vmm.scenario.operations import (
     access_end,
     pages_of,
 )
-from vmm.scenario.plan import Step, steps
+from vmm.scenario.plan import ANYWHERE, Step, steps
 from vmm.scenario.races import gfns_of
 from vmm.scenario.slots import KERNEL_HALF, as_id_of
 from vmm.verdict.gfnset import GfnSet
 from vmm.verdict.slotsbefore import Slots
-
-_ANYWHERE = 1 << 52
-"""The first gpa that no x86 guest reaches: with this limit a plan leaves out no touch."""
 
 _TAKE_AWAY = ("unmap", "forbid", "write_protect", "move_away", "truncate")
 """The changes of host memory after which an access may fail."""
@@ -70,7 +67,7 @@ def _is_raced_over_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bo
     if not isinstance(op, Race):
         return False
     may_be = _MayBePrivate()
-    for step in steps(scenario, _ANYWHERE):
+    for step in steps(scenario, ANYWHERE):
         if step.origin > origin:
             break
         may_be.follow(step.operation)
@@ -121,7 +118,7 @@ def crosses_spaces(scenario: Scenario) -> bool:
     if "smm" not in scenario.needs:
         return False
     crossing = _Crossing(scenario)
-    for step in steps(scenario, _ANYWHERE):
+    for step in steps(scenario, ANYWHERE):
         crossing.follow(step)
     return crossing.is_any
 
@@ -129,7 +126,7 @@ def crosses_spaces(scenario: Scenario) -> bool:
 def is_accessed_across_spaces(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
     """Whether a vCPU accesses a page by then that it accessed in the other address space before."""
     crossing = _Crossing(scenario)
-    for step in steps(scenario, _ANYWHERE):
+    for step in steps(scenario, ANYWHERE):
         if step.origin > origin:
             break
         crossing.follow(step)
@@ -145,7 +142,7 @@ def writes_where_mmio_was(scenario: Scenario) -> bool:
     if not any(any(named(op)) for op in scenario.operations if isinstance(op, SetUserMemoryRegion)):
         return False
     met = _Met(scenario, named)
-    for step in steps(scenario, _ANYWHERE):
+    for step in steps(scenario, ANYWHERE):
         met.follow(step)
         if _is_written(met, step.operation):
             return True
@@ -413,7 +410,7 @@ def _is_written(met: _Met, op: AnyOperation) -> bool:
 
 def _any_own(scenario: Scenario, met: _Met, shows: Callable[[_Met, AnyOperation], bool]) -> bool:
     """Whether an issue may show at any of the scenario's own operations."""
-    for step in steps(scenario, _ANYWHERE):
+    for step in steps(scenario, ANYWHERE):
         met.follow(step)
         if met.is_own(step) and shows(met, step.operation):
             return True
@@ -422,7 +419,7 @@ def _any_own(scenario: Scenario, met: _Met, shows: Callable[[_Met, AnyOperation]
 
 def _known_at(scenario: Scenario, origin: int, met: _Met) -> _Met:
     """Return what is known after an operation and its survey."""
-    for step in steps(scenario, _ANYWHERE):
+    for step in steps(scenario, ANYWHERE):
         if step.origin > origin:
             break
         met.follow(step)
