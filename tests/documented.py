@@ -8,9 +8,7 @@ runs have a reason. `tests/unit/test_documents.py` tells of a command that has n
 import re
 from enum import Enum
 
-from tests.documents import IN_BLOCKS, IN_JOBS, Shown
-
-_PLACEHOLDER = re.compile(r"^[\[(]|[\])|]$|\.\.\.|^[A-Z][A-Z_.-]*(\.\w+)?$")
+from tests.documents import IN_BLOCKS, IN_JOBS, PLACEHOLDER, Shown
 
 
 class By(Enum):
@@ -45,7 +43,7 @@ _VALUES = {
 
 
 def _filled(command: str) -> str:
-    if not any(_PLACEHOLDER.search(word) for word in command.split()):
+    if not any(PLACEHOLDER.search(word) for word in command.split()):
         return command
     words = re.sub(r"[\[\]]|\.\.\.", " ", command).split()
     return " ".join(_VALUES.get(word, word) for word in words)

@@ -20,6 +20,9 @@ DOCUMENTS = [
 ]
 EXAMPLES = [path for path in sorted((ROOT / "examples").rglob("*.*ml")) if path.is_file()]
 JOBS = [path for path in (*EXAMPLES, ROOT / "examples/fleet/check.fmf") if path.name != "plan.fmf"]
+PLACEHOLDER = re.compile(r"^[\[(]|[\])|]$|\.\.\.|^[A-Z][A-Z_.-]*(\.\w+)?$")
+"""A word of a command that stands for others."""
+
 _PROMPT = re.compile(r"^    \$ (.*)$")
 _STATUS = re.compile(r"\s+# status (\d+)$")
 _INLINE = re.compile(r"`([^`]+)`")

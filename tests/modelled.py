@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from vmm.model.allowed import Allowed
 from vmm.model.model import Model
 from vmm.scenario.features import Features
-from vmm.scenario.history import Inspected
+from vmm.scenario.history import AnyOutcome, Inspected
 from vmm.scenario.operations import (
     PAGE_SIZE_BYTES,
     AnyOperation,
@@ -48,3 +48,8 @@ def only(model: Model, operation: AnyOperation) -> Allowed:
     (choice,) = model.allowed(operation)
     choice.adopt()
     return choice
+
+
+def outcome(model: Model, operation: AnyOperation) -> AnyOutcome:
+    """Return what an operation comes to, and come to the state after it."""
+    return only(model, operation).outcome

@@ -35,6 +35,10 @@ def region(
 
 EINVAL = "-1 EINVAL (Invalid argument)"
 EEXIST = "-1 EEXIST (File exists)"
+EFAULT = "-1 EFAULT (Bad address)"
+EIO = "-1 EIO (Input/output error)"
+ENOENT = "-1 ENOENT (No such file or directory)"
+ENOTTY = "-1 ENOTTY (Inappropriate ioctl for device)"
 
 
 def trace_of(*lines: str) -> Trace:

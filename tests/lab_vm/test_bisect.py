@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.documents import shown_in
+from vmm.lab.cache import cache_folder
 from vmm.lab.machine import QEMU
 
 ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memslot-vmm"
-TREE = CACHE / "kernels/6.12-small"
+TREE = cache_folder() / "kernels/6.12-small"
 CHANGED = "virt/kvm/kvm_main.c"
 MOVES = "\t\tchange = KVM_MR_MOVE;\n"
 WRONG = "\t\treturn -EINVAL;\n"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.documents import IN_BLOCKS, IN_SENTENCES, Shown
+from vmm.lab.cache import cache_folder
 from vmm.lab.machine import QEMU
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memslot-vmm"
-KERNEL = CACHE / "kernels/6.12-small"
-BEFORE = CACHE / "kernels/5.10-small"
+KERNEL = cache_folder() / "kernels/6.12-small"
+BEFORE = cache_folder() / "kernels/5.10-small"
 LIMIT_S = 600
 
 _SHOWN = [

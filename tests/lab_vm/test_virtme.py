@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.documents import shown_in
+from vmm.lab.cache import cache_folder
 from vmm.lab.machine import QEMU
 
 ROOT = Path(__file__).parents[2]
 SHOWN = [shown.command for shown in shown_in(ROOT / "docs/howto/virtme-ng.md")]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memslot-vmm"
-KERNEL = CACHE / "kernels/6.12-small"
+KERNEL = cache_folder() / "kernels/6.12-small"
 MODULES = ("virt/lib/irqbypass.ko", "arch/x86/kvm/kvm.ko", "arch/x86/kvm/kvm-amd.ko")
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 LIMIT_S = 900

@@ -20,6 +20,7 @@ from tests.documents import (
     IN_BLOCKS,
     IN_JOBS,
     IN_SENTENCES,
+    PLACEHOLDER,
     ROOT,
     Shown,
     without_prompt,
@@ -29,7 +30,6 @@ from vmm.cli.main import main
 from vmm.scenario.features import Features
 
 SHOWN = re.compile(r"`((?:\./scripts/)?vmm [^`]+)`|^ +(?:\$ )?((?:\./scripts/)?vmm .+)$", re.M)
-PLACEHOLDER = re.compile(r"^[\[(]|[\])|]$|\.\.\.|^[A-Z][A-Z_.-]*(\.\w+)?$")
 
 
 def commands() -> Iterator[tuple[str, str]]:

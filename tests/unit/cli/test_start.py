@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -128,16 +128,6 @@ def test_an_interruption_ends_a_command_wherever_it_comes(
     result = CliRunner().invoke(main, ["man"])
     assert (result.exit_code, result.stderr) == (3, "vmm: interrupted\n")
     assert time.monotonic() - begun < 4
-
-
-@pytest.fixture
-def waiting() -> Iterator[None]:
-    """A signal waits, as it does where it came before the command had begun."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-    signal.raise_signal(signal.SIGTERM)
-    yield
-    signal.sigtimedwait(ENDING_SIGNALS, 0)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.mark.parametrize(

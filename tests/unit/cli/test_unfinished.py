@@ -2,7 +2,6 @@
 
 import errno
 import json
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,23 +17,12 @@ from vmm.cli.main import COMMANDS, main
 from vmm.cli.output.errors import HostFailed, NothingRan, Unusable
 from vmm.cli.output.formats import FORMATS
 from vmm.cli.output.unfinished import Early, never_stale, not_read
-from vmm.host.signals import ENDING_SIGNALS
 from vmm.lab.errors import LabError
 from vmm.report.resultfile import parse_result
 
 OLD = "of an older run"
 WRITERS = ("check", "run create-one", "judge {}/h.jsonl", "bench", "lab run -- check")
 """Commands whose result is a file."""
-
-
-@pytest.fixture
-def waiting() -> Iterator[None]:
-    """A signal waits, as it does where it came before the command had begun."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
-    signal.raise_signal(signal.SIGTERM)
-    yield
-    signal.sigtimedwait(ENDING_SIGNALS, 0)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.fixture

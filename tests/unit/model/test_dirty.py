@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from tests.ideal import FEATURES
+from tests.modelled import outcome
 from vmm.model.model import Model
 from vmm.scenario.features import Features
 from vmm.scenario.history import (
-    AnyOutcome,
     DirtyPages,
     Done,
     Refused,
@@ -59,13 +59,6 @@ def after(*operations: AnyOperation, features: Features = FEATURES) -> Model:
     for operation in operations:
         model.allowed(operation)[0].adopt()
     return model
-
-
-def outcome(model: Model, operation: AnyOperation) -> AnyOutcome:
-    """Return the one outcome that is allowed, adopted."""
-    (choice,) = model.allowed(operation)
-    choice.adopt()
-    return choice.outcome
 
 
 def log(pages: tuple[int, ...]) -> DirtyPages:

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from tests.ideal import FEATURES
+from tests.modelled import outcome
 from vmm.model.model import Model
 from vmm.scenario.content import identity
 from vmm.scenario.features import Features
 from vmm.scenario.history import (
-    AnyOutcome,
     DirtyPages,
     Done,
     HostChange,
@@ -52,13 +52,6 @@ def after(*operations: AnyOperation, features: Features = FEATURES) -> Model:
         assert not isinstance(choice.outcome, Refused), operation
         choice.adopt()
     return model
-
-
-def only(model: Model, operation: AnyOperation) -> AnyOutcome:
-    """Return the one outcome that is allowed, adopted."""
-    (choice,) = model.allowed(operation)
-    choice.adopt()
-    return choice.outcome
 
 
 ONE = region(3, 0x10000, 2)
@@ -121,9 +114,9 @@ def test_newer_kernels_have_a_last_gfn_whatever_they_take(name: str, value: int)
         dirty_ring_acq_rel=False,
         memory_attributes=0,
     )
-    assert only(after(features=old), beyond) == Done()
+    assert outcome(after(features=old), beyond) == Done()
     newer = msgspec.structs.replace(old, **{name: value})
-    assert only(after(features=newer), beyond) == Refused(errno.EINVAL)
+    assert outcome(after(features=newer), beyond) == Refused(errno.EINVAL)
 
 
 @pytest.mark.parametrize("change", ["create", "move"])
@@ -131,14 +124,14 @@ def test_the_last_gfn_is_the_last_that_a_slot_may_hold(change: str) -> None:
     features = msgspec.structs.replace(FEATURES, last_gfn=0xFFFFF)
     model = after(ONE, features=features)
     slot = 3 if change == "move" else 4
-    assert only(model, region(slot, 0xFFFFF << 12, 2)) == Refused(errno.EINVAL)
-    assert only(model, region(slot, 0xFFFFE << 12, 2)) == Done()
+    assert outcome(model, region(slot, 0xFFFFF << 12, 2)) == Refused(errno.EINVAL)
+    assert outcome(model, region(slot, 0xFFFFE << 12, 2)) == Done()
 
 
 def test_below_the_end_of_a_mapping_at_zero_there_is_memory() -> None:
     mappings = (Mapping("z", 2, "zero"),)
     model = Model(mappings, FEATURES)
-    only(model, SetUserMemoryRegion(0, 0x10000, 0x4000, 0))
+    outcome(model, SetUserMemoryRegion(0, 0x10000, 0x4000, 0))
     ends = [model.allowed(Touch(0x10000 + page * 0x1000))[0].rule.name for page in range(4)]
     assert ends == ["reach", "reach", "hva-absent", "hva-absent"]
 
@@ -152,24 +145,24 @@ def test_addresses_between_the_halves_may_be_accepted_or_refused() -> None:
 def test_move_takes_the_content_along_and_leaves_a_hole() -> None:
     model = after(ONE, region(3, 0x11000, 2))
     fill = 0xFFFFFFFF
-    assert only(model, Touch(0x10000)) == Touched(fill, (Mmio(0x10000, False, b"\xff" * 4),))
-    assert only(model, Touch(0x11000)) == Touched(identity(0, 0))
-    assert only(model, Touch(0x12000)) == Touched(identity(0, 1))
+    assert outcome(model, Touch(0x10000)) == Touched(fill, (Mmio(0x10000, False, b"\xff" * 4),))
+    assert outcome(model, Touch(0x11000)) == Touched(identity(0, 0))
+    assert outcome(model, Touch(0x12000)) == Touched(identity(0, 1))
 
 
 def test_straddling_write_is_split_at_the_end_of_the_slot() -> None:
     model = after(ONE)
     write = Touch(0x11FFE, "write", 4, 0x44332211)
-    assert only(model, write) == Touched(0, (Mmio(0x12000, True, b"\x33\x44"),))
-    assert only(model, Inspect()) == Inspected((HostChange("a", 0x1FFE, b"\x11\x22"),))
-    assert only(model, Inspect()) == Inspected(())
+    assert outcome(model, write) == Touched(0, (Mmio(0x12000, True, b"\x33\x44"),))
+    assert outcome(model, Inspect()) == Inspected((HostChange("a", 0x1FFE, b"\x11\x22"),))
+    assert outcome(model, Inspect()) == Inspected(())
 
 
 def test_readonly_slot_is_read_and_never_written() -> None:
     model = after(region(0, 0, 1, A, READONLY))
-    assert only(model, Touch(0)) == Touched(identity(0, 0))
-    assert only(model, Touch(0, "write", 1, 7)) == Touched(0, (Mmio(0, True, b"\x07"),))
-    assert only(model, Inspect()) == Inspected(())
+    assert outcome(model, Touch(0)) == Touched(identity(0, 0))
+    assert outcome(model, Touch(0, "write", 1, 7)) == Touched(0, (Mmio(0, True, b"\x07"),))
+    assert outcome(model, Inspect()) == Inspected(())
 
 
 def test_absent_host_memory_faults_or_exits() -> None:
@@ -180,13 +173,13 @@ def test_absent_host_memory_faults_or_exits() -> None:
 
 def test_address_zero_is_the_mapping_that_is_there() -> None:
     model = after(region(0, 0x5000, 2, 0))
-    assert only(model, Touch(0x6000)) == Touched(identity(2, 1))
-    assert only(model, region(0, 0x8000, 2, Place("zero"))) == Done()
+    assert outcome(model, Touch(0x6000)) == Touched(identity(2, 1))
+    assert outcome(model, region(0, 0x8000, 2, Place("zero"))) == Done()
 
 
 def test_execute_answers_the_identity_and_cannot_fetch_from_a_hole() -> None:
     model = after(ONE)
-    assert only(model, Execute(0x11000)) == Touched(identity(0, 1))
+    assert outcome(model, Execute(0x11000)) == Touched(identity(0, 1))
     assert all(isinstance(c.outcome, Stopped) for c in model.allowed(Execute(0x12000)))
 
 
@@ -198,25 +191,25 @@ def test_overwritten_code_is_unknown() -> None:
 def test_dirty_log_is_exact_and_starts_anew() -> None:
     logged = region(3, 0x10000, 3, A, LOG_DIRTY_PAGES)
     model = after(logged, Touch(0x10FFE, "write"), Touch(0x12000))
-    assert only(model, GetDirtyLog(3)) == DirtyPages((0, 1), words=1)
-    assert only(model, GetDirtyLog(3)) == DirtyPages((), words=1)
+    assert outcome(model, GetDirtyLog(3)) == DirtyPages((0, 1), words=1)
+    assert outcome(model, GetDirtyLog(3)) == DirtyPages((), words=1)
 
 
 def test_dirty_log_goes_along_with_a_move_and_away_with_the_flag() -> None:
     logged = region(3, 0x10000, 2, A, LOG_DIRTY_PAGES)
     model = after(logged, Touch(0x10000, "write"), region(3, 0x20000, 2, A, LOG_DIRTY_PAGES))
-    assert only(model, GetDirtyLog(3)) == DirtyPages((0,), words=1)
+    assert outcome(model, GetDirtyLog(3)) == DirtyPages((0,), words=1)
     model = after(logged, Touch(0x10000, "write"), region(3, 0x10000, 2))
-    assert only(model, GetDirtyLog(3)) == Refused(errno.ENOENT)
-    only(model, logged)
-    assert only(model, GetDirtyLog(3)) == DirtyPages((), words=1)
+    assert outcome(model, GetDirtyLog(3)) == Refused(errno.ENOENT)
+    outcome(model, logged)
+    assert outcome(model, GetDirtyLog(3)) == DirtyPages((), words=1)
 
 
 def test_failed_read_of_the_log_leaves_its_pages_in_doubt() -> None:
     logged = region(3, 0x10000, 2, A, LOG_DIRTY_PAGES)
     model = after(logged, Touch(0x10000, "write"))
-    assert only(model, GetDirtyLog(3, "unwritable")) == Refused(errno.EFAULT)
-    only(model, Touch(0x11000, "write"))
+    assert outcome(model, GetDirtyLog(3, "unwritable")) == Refused(errno.EFAULT)
+    outcome(model, Touch(0x11000, "write"))
     (choice,) = model.allowed(GetDirtyLog(3))
     assert choice.outcome.admits(DirtyPages((1,)))
     assert choice.outcome.admits(DirtyPages((0, 1)))

@@ -1,7 +1,7 @@
 """Races are judged by intervals: what may be is allowed, and what cannot be is found."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -103,6 +103,16 @@ def played(
         for event in history.events
     )
     return judge(msgspec.structs.replace(history, events=events))
+
+
+def refused(
+    threads: Sequence[tuple[HostAction, ...]], mappings: tuple[Mapping, ...], why: str
+) -> None:
+    """Check that a race of these host threads, beside a vCPU that reads, is refused."""
+    race = Race(tuple(map(HostThread, threads)), (GuestThread((READ,)),))
+    scenario = Scenario("race", (race,), mappings, survey="none", needs=("sync_mmu",))
+    with pytest.raises(ScenarioError, match=why):
+        validate(scenario)
 
 
 def deleted(*windows: tuple[int, int, Touched | Stopped]) -> Status:
@@ -527,10 +537,7 @@ def test_merging_changes_nothing_that_a_guest_sees() -> None:
 def test_what_a_page_shows_is_one_thread_s(
     threads: list[tuple[ChangeHostMemory, ...]], why: str
 ) -> None:
-    race = Race(tuple(map(HostThread, threads)), (GuestThread((READ,)),))
-    scenario = Scenario("race", (race,), (A, B), survey="none", needs=("sync_mmu",))
-    with pytest.raises(ScenarioError, match=why):
-        validate(scenario)
+    refused(threads, (A, B), why)
 
 
 FORK, REAP, DROP = (ChangeHostMemory(Place("a"), 1, how) for how in ("fork", "reap", "drop"))
@@ -549,10 +556,7 @@ FORK, REAP, DROP = (ChangeHostMemory(Place("a"), 1, how) for how in ("fork", "re
 def test_children_of_a_race_are_ended_by_who_forked_them(
     threads: list[tuple[ChangeHostMemory, ...]], why: str
 ) -> None:
-    race = Race(tuple(map(HostThread, threads)), (GuestThread((READ,)),))
-    scenario = Scenario("race", (race,), (A, B), survey="none", needs=("sync_mmu",))
-    with pytest.raises(ScenarioError, match=why):
-        validate(scenario)
+    refused(threads, (A, B), why)
 
 
 def test_a_child_that_sees_what_a_guest_writes_differs() -> None:
@@ -589,10 +593,7 @@ def _of_file(how: HostChangeKind, name: str = "f", page: int = 0) -> ChangeHostM
 def test_truncation_changes_every_mapping_of_a_file(
     threads: list[tuple[HostAction, ...]], why: str
 ) -> None:
-    race = Race(tuple(map(HostThread, threads)), (GuestThread((READ,)),))
-    scenario = Scenario("race", (race,), (CUT, BESIDE), survey="none", needs=("sync_mmu",))
-    with pytest.raises(ScenarioError, match=why):
-        validate(scenario)
+    refused(threads, (CUT, BESIDE), why)
 
 
 def test_what_a_race_truncates_may_be_raced_over_again() -> None:

@@ -4,12 +4,11 @@ from typing import Literal
 
 import pytest
 
-from tests.modelled import only
+from tests.modelled import only, outcome
 from vmm.model.model import Model
 from vmm.scenario.content import identity
 from vmm.scenario.features import Features
 from vmm.scenario.history import (
-    AnyOutcome,
     DirtyPages,
     Inspected,
     Mmio,
@@ -61,10 +60,6 @@ def model(tables: Tables = TABLES, flags: int = 0, features: Features | None = N
     ):
         only(made, operation)
     return made
-
-
-def outcome(made: Model, operation: AnyOperation) -> AnyOutcome:
-    return only(made, operation).outcome
 
 
 def changed(made: Model) -> dict[int, bytes]:

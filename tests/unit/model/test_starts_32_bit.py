@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from tests.modelled import outcome
 from tests.unit.model import test_starts as starts
-from tests.unit.model.test_starts import VALUE, WORD, changed, outcome
+from tests.unit.model.test_starts import VALUE, WORD, changed
 from vmm.model.model import Model
 from vmm.scenario.content import identity
 from vmm.scenario.features import Features

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.traced import EINVAL, KVM, region, replay_in, trace_of
+from tests.traced import EFAULT, EINVAL, ENOENT, ENOTTY, KVM, region, replay_in, trace_of
 from vmm.replay.build import Replay
 from vmm.replay.judging import judged
 from vmm.scenario.operations import (
@@ -27,7 +27,6 @@ NEWER = "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY2) = 1"
 SUPPORTED = "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_ATTRIBUTES) = 8"
 EBADF = "-1 EBADF (Bad file descriptor)"
 EOPNOTSUPP = "-1 EOPNOTSUPP (Operation not supported)"
-ENOTTY = "-1 ENOTTY (Inappropriate ioctl for device)"
 OVERLAP = "-1 EEXIST (File exists)"
 ANY = region(5, 0x90000)
 CLOSED = "7 close(9) = 0"
@@ -243,8 +242,6 @@ def test_two_mappings_of_one_guest_memfd_are_not_both_shown_here() -> None:
 
 
 VCPU = "7 ioctl(8, KVM_CREATE_VCPU, 0) = 20"
-ENOENT = "-1 ENOENT (No such file or directory)"
-EFAULT = "-1 EFAULT (Bad address)"
 
 
 def ahead(gpa: int = 0x10000, size: int = 0x2000, flags: int = 0, result: str = "0") -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.traced import EEXIST
 from vmm.replay.build import Replay
 from vmm.replay.judging import judged
 from vmm.replay.merge import Merged, files_of
@@ -102,9 +103,6 @@ def test_what_is_no_trace_of_threads_is_refused_with_what_to_give(tmp_path: Path
         read_trace(one, other)
     with pytest.raises(TraceError, match="No such file"):
         read_trace(tmp_path / "none")
-
-
-EEXIST = "-1 EEXIST (File exists)"
 
 
 def at_once(folder: Path, took: str = "", later: str = "4") -> Path:

@@ -6,12 +6,11 @@ import errno
 
 import pytest
 
-from tests.traced import KVM, region, replay_in, trace_of
+from tests.traced import EIO, KVM, region, replay_in, trace_of
 from vmm.replay.judging import judged
 from vmm.replay.trace import MemoryChange, Region, Trace
 from vmm.verdict.judge import Status
 
-EIO = "-1 EIO (Input/output error)"
 _FORK = "clone(child_stack=NULL, flags=CLONE_CHILD_SETTID|SIGCHLD"
 _THREAD = "clone3({flags=CLONE_VM|CLONE_FS|CLONE_FILES|CLONE_THREAD, exit_signal=0}"
 

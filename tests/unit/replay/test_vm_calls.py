@@ -5,7 +5,18 @@ from gzip import decompress
 
 import pytest
 
-from tests.traced import EINVAL, KVM, TRACES, region, replay_in, trace_of
+from tests.traced import (
+    EFAULT,
+    EINVAL,
+    EIO,
+    ENOENT,
+    ENOTTY,
+    KVM,
+    TRACES,
+    region,
+    replay_in,
+    trace_of,
+)
 from vmm.replay.build import Replay
 from vmm.replay.judging import judged
 from vmm.replay.reader import read_lines, read_trace
@@ -13,9 +24,6 @@ from vmm.scenario.operations import ClearDirtyLog, EnableCap, GetDirtyLog, SetId
 from vmm.scenario.validate import validate
 from vmm.verdict.judge import Status
 
-ENOENT = "-1 ENOENT (No such file or directory)"
-EFAULT = "-1 EFAULT (Bad address)"
-EIO = "-1 EIO (Input/output error)"
 ENXIO = "-1 ENXIO (No such device or address)"
 ANY = region(5, 0x90000)
 LOGGED = region(flags="KVM_MEM_LOG_DIRTY_PAGES")
@@ -33,7 +41,6 @@ MANUAL = cap("KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2", 3)
 
 RING, QUIRKS = "KVM_CAP_DIRTY_LOG_RING_ACQ_REL", "KVM_CAP_DISABLE_QUIRKS2"
 QUIRKS_ARE_THERE = "7 ioctl(3, KVM_CHECK_EXTENSION, KVM_CAP_DISABLE_QUIRKS2) = 0xff"
-ENOTTY = "-1 ENOTTY (Inappropriate ioctl for device)"
 E2BIG = "-1 E2BIG (Argument list too long)"
 VCPU = "7 ioctl(8, KVM_CREATE_VCPU, 0) = 11"
 SECOND_VCPU = "7 ioctl(8, KVM_CREATE_VCPU, 0x7) = 12"
