@@ -324,6 +324,8 @@ def ioctl(fd: int, request: Ioctl, arg: CData | int = 0) -> int:
     if type(arg) is int:  # isinstance() would ask a structure for its class, field by field.
         result = _ioctl_value(fd, request, arg)
     else:
+        if type(arg) is str:  # To cffi it is the name of a type.
+            raise TypeError(f"KVM_{request.name} takes no text: {arg!r}")
         if _checked.get(request) is not _typeof(arg):
             _check_size(request, arg)
         result = _ioctl_struct(fd, request, arg)

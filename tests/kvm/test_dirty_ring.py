@@ -125,6 +125,20 @@ def test_closed_ring_cannot_be_harvested(tracked: Tracked, ring_bytes: int) -> N
         ring.harvest()
 
 
+def test_a_ring_is_mapped_once_with_the_size_of_a_ring(tracked: Tracked, ring_bytes: int) -> None:
+    tracked.vm.enable_cap(Cap.DIRTY_LOG_RING, ring_bytes)
+    vcpu = tracked.vm.create_vcpu(0)
+    for wrong in (-ring_bytes, 0, 8, PAGE_SIZE_BYTES + 1, 3 * PAGE_SIZE_BYTES):
+        with pytest.raises(ValueError, match="no ring has"):
+            vcpu.map_dirty_ring(wrong)
+    ring = vcpu.map_dirty_ring(ring_bytes)
+    with pytest.raises(ValueError, match="the ring is mapped with"):
+        vcpu.map_dirty_ring(2 * ring_bytes)
+    ring.close()
+    with pytest.raises(ValueError, match="closed"):
+        vcpu.map_dirty_ring(ring_bytes)
+
+
 def test_the_ring_is_memory_and_the_page_after_it_is_not(kvm: Kvm, ring_bytes: int) -> None:
     begin = DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE_BYTES
     with kvm.create_vm() as vm:

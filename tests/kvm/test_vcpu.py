@@ -190,6 +190,44 @@ def test_an_mmio_read_is_completed_with_its_own_length(vcpu: Vcpu, code: HostMap
         vcpu.complete_mmio_read(b"\1\2")
 
 
+def test_nothing_is_completed_but_the_read_that_is_pending(vcpu: Vcpu, code: HostMapping) -> None:
+    code.write(0, assemble("mov %al, 0x200000; in $0x60, %al; out %al, $0x60; mov 0x200000, %al"))
+    no_mmio, no_port = "no MMIO read is pending", "no read of a port is pending"
+    with pytest.raises(ValueError, match=no_mmio):
+        vcpu.complete_mmio_read(b"")
+    for mmio_error, port_error in ((no_mmio, no_port), (no_mmio, ""), (no_mmio, no_port)):
+        vcpu.run()
+        with pytest.raises(ValueError, match=mmio_error):
+            vcpu.complete_mmio_read(b"A")
+        with pytest.raises(ValueError, match=port_error or "2 bytes for a port read of 1"):
+            vcpu.complete_port_read(b"AB")
+    vcpu.run()
+    with pytest.raises(ValueError, match=no_port):
+        vcpu.complete_port_read(b"A")
+    vcpu.complete_mmio_read(b"A")
+
+
+def test_finish_exit_keeps_an_immediate_exit_that_was_asked_for(
+    vcpu: Vcpu, code: HostMapping
+) -> None:
+    code.write(0, LOAD_FROM_HOLE + HLT)
+    vcpu.run()
+    vcpu.request_immediate_exit()
+    vcpu.finish_exit()
+    with pytest.raises(KvmError, match="EINTR"):
+        vcpu.run()
+    vcpu.request_immediate_exit(False)
+    assert vcpu.run() == Hlt()
+
+
+@pytest.mark.parametrize("base", [-1, 1 << 32, 1 << 40])
+def test_real_mode_does_not_begin_beyond_its_reach(vcpu: Vcpu, base: int) -> None:
+    with pytest.raises(ValueError, match="real mode reaches the first 4 GiB"):
+        vcpu.enter_big_real_mode(base, 0)
+    with pytest.raises(ValueError, match="real mode reaches the first 4 GiB"):
+        vcpu.enter_flat_real_mode(base, Registers())
+
+
 def test_finish_exit_completes_without_running_on(vcpu: Vcpu, code: HostMapping) -> None:
     code.write(0, LOAD_FROM_HOLE + STORE_TO_HOLE)
     vcpu.run()
@@ -347,6 +385,14 @@ def test_a_vcpu_that_shares_no_registers_is_set_up_at_once(vcpu: Vcpu, code: Hos
     vcpu._exit_regs = vcpu._next_sregs = None
     vcpu.enter_flat_real_mode(BASE, Registers(rcx=5), at_run=True)
     assert vcpu.exit_registers() == vcpu.get_regs() == Registers(rcx=5)
+
+
+@pytest.mark.parametrize("page", [-1, 0, 1.5, 1 << 40])
+def test_a_ring_of_writes_is_read_from_pages_that_are_shared(vcpu: Vcpu, page: int) -> None:
+    with pytest.raises(ValueError, match="shares no ring at page"):
+        vcpu.coalesced_writes(page)
+    with pytest.raises(ValueError, match="shares no ring at page"):
+        vcpu.set_coalesced_ring(page, 1)
 
 
 @pytest.mark.parametrize("place", [0, 1])

@@ -38,6 +38,12 @@ def test_a_device_that_is_not_kvm(tmp_path: Path) -> None:
         Kvm.open(tmp_path / "absent")
 
 
+@pytest.mark.parametrize("name", ["create_vcpu", "set_tss_addr", "set_nr_mmu_pages"])
+def test_text_is_no_number(vm: Vm, name: str) -> None:
+    with pytest.raises(TypeError, match="takes no text: 'first'"):
+        getattr(vm, name)("first")
+
+
 @pytest.mark.parametrize("form", ["set_user_memory_region", "set_user_memory_region2"])
 @pytest.mark.parametrize(
     ("arguments", "expected", "message"),

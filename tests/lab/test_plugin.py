@@ -234,6 +234,17 @@ def test_scenarios_are_tests_of_a_class_too(tmp_path: Path) -> None:
             "import pytest\n@pytest.mark.kvm_capability('DIRTY_LOG_RNG')\ndef test_it(): pass",
             "no capability is named 'DIRTY_LOG_RNG'; the closest: DIRTY_LOG_RING",
         ),
+        (
+            "import pytest\n@pytest.mark.kvm_capability('x86_smm')\ndef test_it(): pass",
+            "no capability is named 'x86_smm'; the closest: X86_SMM",
+        ),
+        *(
+            (
+                f"import pytest\n@pytest.mark.kvm_capability({arguments})\ndef test_it(): pass",
+                'write kvm_capability("NAME", at_least=NUMBER)',
+            )
+            for arguments in ("", "17", "'USER_MEMORY', atleast=2", "'USER_MEMORY', '2'")
+        ),
     ],
 )
 def test_names_that_do_not_exist_are_told(tmp_path: Path, source: str, message: str) -> None:
@@ -242,6 +253,44 @@ def test_names_that_do_not_exist_are_told(tmp_path: Path, source: str, message: 
     assert "vmm/testing/" not in printed  # The message, and no traceback through the plugin.
     assert "During handling" not in printed
     assert not printed.endswith("status 0")
+
+
+def test_a_project_may_have_fixtures_of_these_names(tmp_path: Path) -> None:
+    conftest = """
+        import pytest
+        from vmm import Kvm
+
+        @pytest.fixture
+        def kvm():
+            with Kvm.open() as device:
+                yield device
+    """
+    source = """
+        import pytest
+        from vmm import Cap, HostAddress
+
+        @pytest.mark.kvm_capability(Cap.USER_MEMORY, 1)
+        def test_it(vm, vcpu, guest_memory):
+            memory = guest_memory(0x1000, 0x2000)
+            assert guest_memory(0x5000).read(0, 1) == bytes(1)
+            vm.set_user_memory_region(2, 0, 0x9000, 0x1000, HostAddress(memory, 0))
+            guest_memory(0xa000)
+
+        class TestAnother:
+            @pytest.fixture
+            def vm(self):
+                return "another hypervisor's"
+
+            def test_passes(self, vm, kvm):
+                pass
+
+            def test_fails(self, guest_memory):
+                pass
+    """
+    printed = project(a_project(tmp_path, source, conftest))
+    assert "2 passed, 1 error" in printed
+    needed = 'guest_memory: the fixture vm, which is "another hypervisor\'s" here'
+    assert needed in printed
 
 
 NO_KVM = """

@@ -60,6 +60,7 @@ _CODE = 0xB
 _DATA = 0x3
 _FLAT_LIMIT = 0xFFFF_FFFF
 _REAL_LIMIT = 0xFFFF
+_REAL_MODE_GPAS = range(1 << 32)
 
 # Selectors without a descriptor table: nothing ever loads them.
 _CODE_SELECTOR = 0x08
@@ -140,7 +141,9 @@ def set_32_bit_mode(sregs: CData, pae: bool) -> None:
 
 
 def set_base(segment: CData, base: int) -> None:
-    """Set the base of a segment of real mode to a gpa below 4 GiB."""
+    """Set the base of a segment of real mode to a gpa below 4 GiB. Raises `ValueError`."""
+    if base not in _REAL_MODE_GPAS:
+        raise ValueError(f"real mode reaches the first 4 GiB, and base={base:#x} is not there")
     # The selector only matters to a processor that derives the base from it.
     selector = base >> 4 & 0xFFFF
     segment.base, segment.selector = base, selector

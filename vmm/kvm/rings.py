@@ -23,10 +23,13 @@ class DirtyRing:
     """
 
     def __init__(self, vcpu_fd: int, size_bytes: int) -> None:
-        """Map the ring of a vCPU's file. Raises `OSError`.
+        """Map the ring of a vCPU's file.
 
-        `size_bytes` is the size with which KVM_CAP_DIRTY_LOG_RING was enabled.
+        `size_bytes` is the size with which KVM_CAP_DIRTY_LOG_RING was enabled. Raises `ValueError`
+        for one that no ring has, and `OSError`.
         """
+        if size_bytes < PAGE_SIZE_BYTES or size_bytes & (size_bytes - 1):
+            raise ValueError(f"no ring has {size_bytes:#x} bytes, but a power of two of pages")
         self._size_bytes = size_bytes
         self._address = raw.map_kvm_file(
             "a dirty ring", vcpu_fd, size_bytes, DIRTY_LOG_PAGE_OFFSET * PAGE_SIZE_BYTES
@@ -34,6 +37,16 @@ class DirtyRing:
         self._entries = raw.cast("struct kvm_dirty_gfn *", self._address)
         self._count = size_bytes // raw.size_of("struct kvm_dirty_gfn")
         self._next = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """How large the ring is."""
+        return self._size_bytes
+
+    @property
+    def closed(self) -> bool:
+        """Whether the ring has been closed."""
+        return not self._address
 
     def close(self) -> None:
         """Unmap the ring. Closing twice is fine; the vCPU closes it, too. Raises nothing.

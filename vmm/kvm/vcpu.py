@@ -5,13 +5,14 @@ import os
 
 from kvm_abi import mman, raw
 from kvm_abi.raw import CData, KvmError, MmioLoop, PassedMmio, WrongAnswerError
-from kvm_abi.uapi import PAGE_SIZE_BYTES, Ioctl
+from kvm_abi.uapi import PAGE_SIZE_BYTES, ExitReason, Ioctl
 from vmm.kvm.exits import VcpuExit, decode
 from vmm.kvm.rings import DirtyRing
 from vmm.kvm.vcpustate import VcpuState
 
 _COALESCED_ENTRIES = (PAGE_SIZE_BYTES - 8) // raw.size_of("struct kvm_coalesced_mmio")
 _MOST_EXITS_OF_AN_INSTRUCTION = 64
+_PORT, _MMIO = int(ExitReason.IO), int(ExitReason.MMIO)
 
 _KNOWN_EXITS: dict[int, VcpuExit] = {}
 """Frequent exits by their numbers: see `kvm_abi.raw.issue_run`. Looking one up is quicker than
@@ -69,10 +70,12 @@ class Vcpu(VcpuState):
         raw.close_kvm_file("a vCPU", fd)
 
     def map_dirty_ring(self, size_bytes: int) -> DirtyRing:
-        """Map the vCPU's dirty ring, which is closed with the vCPU.
+        """Map the vCPU's dirty ring, which is closed with the vCPU; it is mapped once.
 
         `size_bytes` is the size with which the VM's KVM_CAP_DIRTY_LOG_RING was enabled before the
-        vCPU was created: without that, touching the mapping is SIGBUS. Raises `KvmError`.
+        vCPU was created: without that, touching the mapping is SIGBUS. Raises `KvmError`, and
+        `ValueError` for a size that no ring has, or another than it is mapped with, and after
+        `DirtyRing.close`: where the kernel is in a ring is known to the mapping alone.
 
         >>> from vmm import Cap, Kvm
         >>> with Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -82,6 +85,11 @@ class Vcpu(VcpuState):
         """
         if self._ring is None:
             self._ring = DirtyRing(self.fd, size_bytes)
+        if self._ring.closed:
+            raise ValueError("the dirty ring is closed")
+        if self._ring.size_bytes != size_bytes:
+            mapped = self._ring.size_bytes
+            raise ValueError(f"the ring is mapped with {mapped:#x} bytes, not {size_bytes:#x}")
         return self._ring
 
     def coalesced_mmio(self, page_offset: int) -> list[tuple[int, bytes]]:
@@ -152,8 +160,11 @@ class Vcpu(VcpuState):
 
     def _coalesced_ends(self, page_offset: int) -> CData:
         """Return a pointer to the ring's first and last. Raises `ValueError`."""
-        if self._run is None or (page_offset + 1) * PAGE_SIZE_BYTES > self._mmap_size_bytes:
-            raise ValueError("the vCPU is closed, or shares no ring")
+        if self._run is None:
+            raise ValueError("the vCPU is closed")
+        # 0 is the answer of a kernel without the ring; what is shared begins with `kvm_run`.
+        if page_offset not in range(1, self._mmap_size_bytes // PAGE_SIZE_BYTES):
+            raise ValueError(f"the vCPU shares no ring at page {page_offset}")
         return raw.cast("uint32_t *", self._address + page_offset * PAGE_SIZE_BYTES)
 
     def run(self) -> VcpuExit:
@@ -311,6 +322,7 @@ class Vcpu(VcpuState):
         65
         """
         run = self.kvm_run
+        wanted = run.immediate_exit
         run.immediate_exit = 1
         try:
             for _ in range(_MOST_EXITS_OF_AN_INSTRUCTION):
@@ -319,12 +331,12 @@ class Vcpu(VcpuState):
             if error.errno != errno.EINTR:
                 raise
         finally:
-            run.immediate_exit = 0
+            run.immediate_exit = wanted
 
     def complete_port_read(self, data: bytes) -> None:
         r"""Set the data that a pending read of a port returns. It takes effect at the next `run`.
 
-        Raises `ValueError` unless `data` has the length of the exit's.
+        Raises `ValueError` unless the last exit is such a read, and `data` as long as the exit's.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -339,6 +351,8 @@ class Vcpu(VcpuState):
         """
         run, memory = self.kvm_run, self._memory
         assert memory is not None
+        if run.exit_reason != _PORT or run.io.direction:
+            raise ValueError("no read of a port is pending")
         size_bytes = run.io.size * run.io.count
         if len(data) != size_bytes:
             raise ValueError(f"{len(data)} bytes for a port read of {size_bytes}")
@@ -347,7 +361,7 @@ class Vcpu(VcpuState):
     def complete_mmio_read(self, data: bytes) -> None:
         r"""Set the data that a pending MMIO read returns. It takes effect at the next `run`.
 
-        Raises `ValueError` unless `data` has the length of the access.
+        Raises `ValueError` unless the last exit is such a read, and `data` as long as the access.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -360,7 +374,10 @@ class Vcpu(VcpuState):
         ...     reason, vcpu.run(), vcpu.get_regs().rax & 0xff
         (Mmio(gpa=0x2000, data=b'\x00', is_write=False), Hlt(), 65)
         """
-        mmio = self.kvm_run.mmio
+        run = self.kvm_run
+        mmio = run.mmio
+        if run.exit_reason != _MMIO or mmio.is_write:
+            raise ValueError("no MMIO read is pending")
         if len(data) != mmio.len:
             raise ValueError(f"{len(data)} bytes for an MMIO read of {mmio.len}")
         raw.copy_to(mmio.data, data)

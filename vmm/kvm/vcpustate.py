@@ -221,7 +221,8 @@ class VcpuState(Closing):
 
         This and the other modes are set up with KVM_SET_SREGS and KVM_SET_REGS. With `at_run`, and
         if registers are shared, the next KVM_RUN sets them instead, without a system call: use it
-        only if the guest before did not change the special registers. Raises `KvmError`.
+        only if the guest before did not change the special registers. Raises `KvmError`, and
+        `ValueError` for another base.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:
@@ -251,7 +252,7 @@ class VcpuState(Closing):
         r"""Set up big real mode with code at `base`, and a flat stack segment.
 
         The stack pointer has 32 bits and is a gpa. `table` is base and limit of both descriptor
-        tables (GDTR and IDTR). Raises `KvmError`.
+        tables (GDTR and IDTR). Raises `KvmError`, and `ValueError` for a base beyond 4 GiB.
 
         >>> from vmm import HostAddress, HostMapping, Kvm, Registers, assemble
         >>> with HostMapping.anonymous(0x1000) as memory, Kvm.open() as kvm, kvm.create_vm() as vm:

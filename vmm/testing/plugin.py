@@ -54,17 +54,30 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     with for_kvm(), _opened() as device:
         for marker in markers:
-            _require(device, *marker.args, **marker.kwargs)
+            _require(device, *_wanted(*marker.args, **marker.kwargs))
 
 
-def _require(device: "Kvm", name: str, at_least: int = 1) -> None:
+def _wanted(*args: object, **kwargs: object) -> tuple[str, int]:
+    """Return the name and the least answer that a marker asks for; fail if it says neither."""
+    from kvm_abi.uapi import Cap
+
+    name, *rest = args or (None,)
+    at_least = kwargs.pop("at_least", rest.pop(0) if rest else 1)
+    if isinstance(name, Cap):
+        name = name.name
+    if kwargs or rest or not isinstance(name, str) or not isinstance(at_least, int):
+        pytest.fail(f'write {_CAPABILITY}("NAME", at_least=NUMBER)', pytrace=False)
+    return name, at_least
+
+
+def _require(device: "Kvm", name: str, at_least: int) -> None:
     import difflib
 
     from kvm_abi.uapi import Cap
 
     name = name.removeprefix("KVM_CAP_")
     if name not in Cap.__members__:
-        close = difflib.get_close_matches(name, Cap.__members__)
+        close = difflib.get_close_matches(name.upper(), Cap.__members__)
         others = f"; the closest: {', '.join(close)}" if close else ""
         pytest.fail(f"{_CAPABILITY}: no capability is named {name!r}{others}", pytrace=False)
     with device.create_vm() as machine:
@@ -139,9 +152,12 @@ def guest_memory(vm: "Vm", _mappings: ExitStack) -> GuestMemory:
     that memory, a `HostMapping`. It is closed after the VM.
     """
     from vmm.kvm.memory import HostAddress, HostMapping
-    from vmm.testing.recorded import RecordedVm
+    from vmm.kvm.vm import Vm
+    from vmm.testing.recorded import used_slots
 
-    assert isinstance(vm, RecordedVm)
+    if not isinstance(vm, Vm):  # A fixture of the project, which means another thing by the name.
+        what = f"the fixture vm, which is {vm!r} here, has to be a vmm.Vm"
+        pytest.fail(f"guest_memory: {what}", pytrace=False)
 
     def add(
         gpa: int,
@@ -152,7 +168,8 @@ def guest_memory(vm: "Vm", _mappings: ExitStack) -> GuestMemory:
         content: bytes = b"",
     ) -> "HostMapping":
         if slot is None:
-            slot = next(number for number in range(1 << 15) if number not in vm.regions)
+            used = used_slots(vm)
+            slot = next(number for number in range(1 << 15) if number not in used)
         memory = _mappings.enter_context(HostMapping.anonymous(size_bytes))
         memory.write(0, content)
         vm.set_user_memory_region(slot, flags, gpa, size_bytes, HostAddress(memory, 0))

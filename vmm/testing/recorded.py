@@ -1,12 +1,12 @@
 """VMs that remember their memslots, so that a failure can show them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from kvm_abi import raw
 from kvm_abi.raw import RegionsError, WrongAnswerError
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Ioctl, VmType
-from vmm.kvm.memory import HostAddress
+from vmm.kvm.memory import PINNED, HostAddress
 from vmm.kvm.regions import Region, Regions
 from vmm.kvm.system import Kvm
 from vmm.kvm.vcpu import Vcpu
@@ -107,6 +107,11 @@ class RecordedVm(Vm):
         else:
             hva = address.hva if isinstance(address, HostAddress) else address
             self.regions[slot] = Memslot(slot, flags, gpa, size_bytes, hva)
+
+
+def used_slots(machine: Vm) -> Container[int]:
+    """Return the slots of a VM; of one that does not remember them, those whose memory it pins."""
+    return machine.regions if isinstance(machine, RecordedVm) else PINNED[machine.fd]
 
 
 def state_lines(machine: RecordedVm) -> Iterator[str]:
