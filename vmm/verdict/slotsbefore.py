@@ -90,11 +90,6 @@ def slots_before(scenario: Scenario) -> Iterator[tuple[AnyOperation, Slots]]:
             slots.change(op)
 
 
-def is_any(origins: Iterator[int]) -> bool:
-    """Whether there is any operation, be it the one with the index 0."""
-    return next(origins, None) is not None
-
-
 def _stays(op: SetUserMemoryRegion) -> tuple[object, ...]:
     """Return what no call can change in an existing slot."""
     return op.memory_size, op.userspace_addr, op.flags & READONLY

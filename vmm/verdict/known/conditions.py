@@ -2,7 +2,8 @@
 
 For each issue one function takes a scenario and says whether it does this at all; another takes an
 operation too, which has the index ``origin`` or is part of the survey after that one, and says
-whether the issue may show there.
+whether the issue may show there. Where an issue shows at some operations alone, one function yields
+their indices.
 """
 
 from collections import defaultdict
@@ -26,7 +27,7 @@ from vmm.scenario.operations import (
 from vmm.scenario.plan import ANYWHERE, batches, steps
 from vmm.scenario.races import gfns_of
 from vmm.verdict.gfnset import GfnSet
-from vmm.verdict.slotsbefore import Slots, is_any, slots_before
+from vmm.verdict.slotsbefore import Slots, slots_before
 
 _WORD = 64
 
@@ -234,59 +235,23 @@ def _first_change_of_a_root(scenario: Scenario) -> int:
     return len(scenario.operations)
 
 
-def stores_a_table(scenario: Scenario) -> bool:
-    """Whether a guest stores a descriptor table register or FPU state outside memory."""
-    return is_any(_tables_stored(scenario))
-
-
-def is_table_stored(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is such an instruction."""
-    return isinstance(op, ops.Instruction) and origin in _tables_stored(scenario)
-
-
-def _tables_stored(scenario: Scenario) -> Iterator[int]:
+def tables_stored(scenario: Scenario) -> Iterator[int]:
+    """Yield where a guest stores a descriptor table register or FPU state outside memory."""
     return _leaving_memory(scenario, lambda op: INSTRUCTIONS[op.name].cannot_exit)
 
 
-def pushes_all(scenario: Scenario) -> bool:
-    """Whether a guest executes pusha with its stack outside memory."""
-    return is_any(_all_pushed(scenario))
-
-
-def is_all_pushed(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is such an instruction."""
-    return isinstance(op, ops.Instruction) and origin in _all_pushed(scenario)
-
-
-def _all_pushed(scenario: Scenario) -> Iterator[int]:
+def all_pushed(scenario: Scenario) -> Iterator[int]:
+    """Yield where a guest executes pusha with its stack outside memory."""
     return _leaving_memory(scenario, lambda op: op.name == "pusha")
 
 
-def pops_all(scenario: Scenario) -> bool:
-    """Whether a guest executes popa with its stack outside memory."""
-    return is_any(_all_popped(scenario))
-
-
-def is_all_popped(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is such an instruction."""
-    return isinstance(op, ops.Instruction) and origin in _all_popped(scenario)
-
-
-def _all_popped(scenario: Scenario) -> Iterator[int]:
+def all_popped(scenario: Scenario) -> Iterator[int]:
+    """Yield where a guest executes popa with its stack outside memory."""
     return _leaving_memory(scenario, lambda op: op.name == "popa", write=False)
 
 
-def takes_down(scenario: Scenario) -> bool:
-    """Whether a guest executes rep ins, downward, outside memory."""
-    return is_any(_taken_down(scenario))
-
-
-def is_taken_down(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is such an instruction."""
-    return isinstance(op, ops.Instruction) and origin in _taken_down(scenario)
-
-
-def _taken_down(scenario: Scenario) -> Iterator[int]:
+def taken_down(scenario: Scenario) -> Iterator[int]:
+    """Yield where a guest executes rep ins, downward, outside memory."""
     return _leaving_memory(scenario, lambda op: (op.name, op.down) == ("rep-ins", True))
 
 
@@ -330,17 +295,7 @@ _LEAVE_ROOTS = (
 """Operations that run no guest and keep the roots of a vCPU's page tables valid."""
 
 
-def misses_a_root(scenario: Scenario) -> bool:
-    """Whether a vCPU starts with page tables that it found without memory before."""
-    return is_any(_starts_after_a_miss(scenario))
-
-
-def is_started_after_a_miss(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is such a start."""
-    return isinstance(op, ops.Start) and origin in _starts_after_a_miss(scenario)
-
-
-def _starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
+def starts_after_a_miss(scenario: Scenario) -> Iterator[int]:
     """Yield each start of a vCPU whose page tables had no memory at its last start, and have now.
 
     In between, no slot was moved or deleted, or else only pages of that slot were zapped.

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from vmm.scenario.operations import (
-    AnyOperation,
     Scenario,
     Start,
     pages_of,
@@ -18,20 +17,11 @@ from vmm.scenario.programs import (
     REAL_GATE_BYTES,
     VECTOR,
 )
-from vmm.verdict.slotsbefore import Slots, is_any, slots_before
+from vmm.verdict.slotsbefore import Slots, slots_before
 
 
-def misses_an_interrupt_table(scenario: Scenario) -> bool:
-    """Whether a guest in real mode may raise an interrupt whose table lies outside memory."""
-    return is_any(_interrupts_without_a_table(scenario))
-
-
-def is_interrupt_without_a_table(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is a start that may raise one."""
-    return isinstance(op, Start) and origin in _interrupts_without_a_table(scenario)
-
-
-def _interrupts_without_a_table(scenario: Scenario) -> Iterator[int]:
+def interrupts_without_a_table(scenario: Scenario) -> Iterator[int]:
+    """Yield each start in real mode whose interrupt table may lie outside memory."""
     if not _raises(scenario):
         return
     for origin, op, slots in _with_real_tables(scenario):
@@ -40,32 +30,14 @@ def _interrupts_without_a_table(scenario: Scenario) -> Iterator[int]:
             yield origin
 
 
-def pushes_an_interrupt_outside(scenario: Scenario) -> bool:
-    """Whether a guest in real mode may raise an interrupt whose stack is not writable memory."""
-    return is_any(_interrupts_pushed_outside(scenario))
-
-
-def is_interrupt_pushed_outside(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is a start that may raise one."""
-    return isinstance(op, Start) and origin in _interrupts_pushed_outside(scenario)
-
-
-def _interrupts_pushed_outside(scenario: Scenario) -> Iterator[int]:
+def interrupts_pushed_outside(scenario: Scenario) -> Iterator[int]:
+    """Yield each start in real mode whose interrupt may be pushed to what is no writable memory."""
     if _raises(scenario):
         yield from _pushed_outside(scenario, REAL_FRAME_BYTES)
 
 
-def pushes_a_far_call_outside(scenario: Scenario) -> bool:
-    """Whether a guest in real mode may call far with a stack that is not writable memory."""
-    return is_any(_far_calls_pushed_outside(scenario))
-
-
-def is_far_call_pushed_outside(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is a start that may call so."""
-    return isinstance(op, Start) and origin in _far_calls_pushed_outside(scenario)
-
-
-def _far_calls_pushed_outside(scenario: Scenario) -> Iterator[int]:
+def far_calls_pushed_outside(scenario: Scenario) -> Iterator[int]:
+    """Yield each start in real mode whose far call may be pushed there."""
     if _is_written(scenario, FAR_CALL):
         yield from _pushed_outside(scenario, FAR_CALL_FRAME_BYTES)
 
@@ -84,17 +56,7 @@ def _with_real_tables(scenario: Scenario) -> Iterator[tuple[int, Start, Slots]]:
             yield origin, op, slots
 
 
-def interrupts_where_none_could_be_delivered(scenario: Scenario) -> bool:
-    """Whether an interrupt is delivered through a page that had no slot at an earlier delivery."""
-    return is_any(_deliveries_at_cached_mmio(scenario))
-
-
-def is_interrupt_at_cached_mmio(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
-    """Whether this is a start that may deliver one."""
-    return isinstance(op, Start) and origin in _deliveries_at_cached_mmio(scenario)
-
-
-def _deliveries_at_cached_mmio(scenario: Scenario) -> Iterator[int]:
+def deliveries_at_cached_mmio(scenario: Scenario) -> Iterator[int]:
     """Yield each start whose interrupt goes through a page that had no slot at an earlier one.
 
     Where a guest has page tables, it is not known here which pages have a slot: all may lack one.

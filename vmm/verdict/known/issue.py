@@ -1,7 +1,7 @@
 """What a known issue is, and how it is told from any other difference."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -123,3 +123,20 @@ class Known(NamedTuple):
     def concerns(self, header: Header) -> bool:
         """Whether the host of a history has the issue, or may have it."""
         return self.issue.concerns(header.host) and self.where(header)
+
+
+def known_at(
+    issue: KnownIssue,
+    kind: type[AnyOperation],
+    places: Callable[[Scenario], Iterator[int]],
+    where: Callable[[Header], bool] = anywhere,
+) -> Known:
+    """Return an issue that may show at operations of one kind: ``places`` yields their indices."""
+
+    def meets(scenario: Scenario) -> bool:
+        return next(places(scenario), None) is not None
+
+    def shows_at(scenario: Scenario, origin: int, op: AnyOperation) -> bool:
+        return isinstance(op, kind) and origin in places(scenario)
+
+    return Known(issue, frozenset((kind,)), meets, shows_at, where)

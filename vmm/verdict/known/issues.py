@@ -33,7 +33,7 @@ from vmm.scenario.operations import (
     Touch,
 )
 from vmm.verdict.known import conditions, hosts, interrupts, mmio, page_tables, pfnmap
-from vmm.verdict.known.issue import Known, KnownIssue, names
+from vmm.verdict.known.issue import Known, KnownIssue, known_at, names
 
 
 def _kinds(*operations: type[AnyOperation]) -> frozenset[type[AnyOperation]]:
@@ -296,7 +296,7 @@ KNOWN = (
         conditions.fills_half_a_ring,
         conditions.is_write_to_half_a_ring,
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="emulated-descriptor-table-outside-memory",
             vendor="",
@@ -309,11 +309,10 @@ KNOWN = (
             "sidt-on-a-readonly-slot, fxsave-in-a-hole",
             hangs=True,
         ),
-        _kinds(Instruction),
-        conditions.stores_a_table,
-        conditions.is_table_stored,
+        Instruction,
+        conditions.tables_stored,
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="emulated-pusha-exits-once",
             vendor="",
@@ -324,9 +323,8 @@ KNOWN = (
             "DI: pusha-in-a-hole, pusha-on-a-readonly-slot",
             outcome="MMIO",
         ),
-        _kinds(Instruction),
-        conditions.pushes_all,
-        conditions.is_all_pushed,
+        Instruction,
+        conditions.all_pushed,
     ),
     Known(
         KnownIssue(
@@ -343,7 +341,7 @@ KNOWN = (
         pfnmap.forbids_page_frames,
         pfnmap.may_read_forbidden_frames,
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="emulated-interrupt-exits-once",
             vendor="",
@@ -354,11 +352,10 @@ KNOWN = (
             "interrupt-onto-a-stack-in-a-hole, interrupt-onto-a-readonly-stack",
             outcome="MMIO",
         ),
-        _kinds(Start),
-        interrupts.pushes_an_interrupt_outside,
-        interrupts.is_interrupt_pushed_outside,
+        Start,
+        interrupts.interrupts_pushed_outside,
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="emulated-far-call-exits-once",
             vendor="",
@@ -370,11 +367,10 @@ KNOWN = (
             "return-address-of-a-far-call-on-a-readonly-slot",
             outcome="MMIO",
         ),
-        _kinds(Start),
-        interrupts.pushes_a_far_call_outside,
-        interrupts.is_far_call_pushed_outside,
+        Start,
+        interrupts.far_calls_pushed_outside,
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="emulated-interrupt-table-outside-memory",
             vendor="",
@@ -385,11 +381,10 @@ KNOWN = (
             "interrupt-through-a-table-in-a-hole",
             hangs=True,
         ),
-        _kinds(Start),
-        interrupts.misses_an_interrupt_table,
-        interrupts.is_interrupt_without_a_table,
+        Start,
+        interrupts.interrupts_without_a_table,
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="interrupt-through-cached-mmio",
             vendor="",
@@ -402,11 +397,10 @@ KNOWN = (
             "interrupt-outside-memory-in-64-bits",
             hangs=True,
         ),
-        _kinds(Start),
-        interrupts.interrupts_where_none_could_be_delivered,
-        interrupts.is_interrupt_at_cached_mmio,
+        Start,
+        interrupts.deliveries_at_cached_mmio,
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="emulated-popa-begins-again",
             vendor="",
@@ -419,11 +413,10 @@ KNOWN = (
             "popa-in-a-hole, popa-from-a-slot-into-a-hole",
             outcome="MMIO",
         ),
-        _kinds(Instruction),
-        conditions.pops_all,
-        conditions.is_all_popped,
+        Instruction,
+        conditions.all_popped,
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="port-is-read-again",
             vendor="",
@@ -435,9 +428,8 @@ KNOWN = (
             "that go down into a hole: ports-downward-in-a-hole",
             outcome="MMIO",
         ),
-        _kinds(Instruction),
-        conditions.takes_down,
-        conditions.is_taken_down,
+        Instruction,
+        conditions.taken_down,
     ),
     Known(
         KnownIssue(
@@ -473,7 +465,7 @@ KNOWN = (
         mmio.is_written_where_mmio_was,
         hosts.executes_real_mode_with_tdp,
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="pvm-root-is-not-found-again",
             vendor="kvm_pvm",
@@ -485,9 +477,8 @@ KNOWN = (
             "npt=0 and npt=1) has none of it",
             outcome="Stopped",
         ),
-        _kinds(Start),
-        conditions.misses_a_root,
-        conditions.is_started_after_a_miss,
+        Start,
+        conditions.starts_after_a_miss,
     ),
     Known(
         KnownIssue(
