@@ -9,7 +9,7 @@ from vmm.cli.input.files import files_under
 from vmm.cli.input.results import result_from
 from vmm.cli.options.paths import FilePath
 from vmm.cli.options.required import FILE
-from vmm.cli.output.writing import spare, written
+from vmm.cli.output.writing import document, spare
 
 
 @click.command(cls=Writing, documents=("file",))
@@ -26,7 +26,7 @@ from vmm.cli.output.writing import spare, written
     type=FILE,
     required=True,
     metavar="FILE",
-    help="Write the page to this file.",
+    help="Write the page to this file (-: stdout).",
 )
 def matrix(results: tuple[Path, ...], file: str) -> None:
     """Compare the results of kernels on one page of HTML.
@@ -38,5 +38,5 @@ def matrix(results: tuple[Path, ...], file: str) -> None:
     paths = [path for each in results for path in files_under(each, "*.json", "result")]
     spare(paths, [file])
     every = [SavedResult(result_from(path), path.name) for path in paths]
-    with written(Path(file)) as stream:
+    with document(file) as stream:
         stream.write(matrix_text(every))

@@ -8,7 +8,7 @@ from vmm.cli.command import Writing
 from vmm.cli.input.results import result_from
 from vmm.cli.options.paths import FilePath
 from vmm.cli.options.required import FILE
-from vmm.cli.output.writing import spare, written
+from vmm.cli.output.writing import document, spare
 
 
 @click.command(cls=Writing, documents=("file",))
@@ -19,7 +19,7 @@ from vmm.cli.output.writing import spare, written
     type=FILE,
     required=True,
     metavar="FILE",
-    help="Write the page to this file.",
+    help="Write the page to this file (-: stdout).",
 )
 def report(result: Path, file: str) -> None:
     """Draw a saved result as a page of HTML.
@@ -32,5 +32,5 @@ def report(result: Path, file: str) -> None:
 
     from vmm.report.html import html_text
 
-    with written(Path(file)) as stream:
+    with document(file) as stream:
         stream.write(html_text(found))

@@ -136,6 +136,7 @@ def _shown(each: ScenarioResult) -> dict[str, Any]:
         del data[unused]
     if data["difference"]:
         del data["difference"]["slot_map"]
+    data["evidence"] = each.known_issue.evidence if each.known_issue else ""
     again = each.again or f"vmm check {shlex.quote(each.name)}"
     shown: dict[str, Any] = _printable(data)
     return {**shown, "kind": kind, "icon": ICONS[kind], "label": label_of(kind), "again": again}

@@ -99,7 +99,8 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     kernel's tree by gfn (since Linux 5.17): for each slot the index of its parent (-1: the root)
     and 1 for a red node, 0 for a black one; empty once there were too many slots.
     ``touches`` counts the touches in ``met``. ``differs`` is the gfn at which no rule allows what
-    the guest met, -1 if the differing operation was not an access to one page.
+    the guest met, -1 if the differing operation was not an access to one page; ``differs_in`` is
+    the as_id of that access.
 
         >>> from vmm import Scenario, operations, run_scenario
         >>> deletion = operations.SetUserMemoryRegion(slot=7)
@@ -118,6 +119,7 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     touches: int = 0
     notes: tuple[str, ...] = ()
     differs: int | None = None
+    differs_in: int = 0
 
 
 class RuleText(msgspec.Struct, frozen=True):
@@ -215,12 +217,13 @@ class StepRecorder:
         own = self._operations[origin] if 0 <= origin < len(self._operations) else None
         outcome = decided_by = ""
         differs: int | None = None
+        differs_in = 0
         touches: list[Event] = []
         notes: list[Event] = []
         for event, rule in zip(self._events, self._rules, strict=True):
             op = event.operation
             if rule is None:
-                differs = _gfn_of(op)
+                differs, differs_in = _gfn_of(op)
             if not outcome and op == own:
                 outcome, decided_by = (
                     outcomewords.outcome(event.outcome, self._mappings),
@@ -242,6 +245,7 @@ class StepRecorder:
                 *map(self._note, notes[:_MOST_NOTES]),
             ),
             differs=differs,
+            differs_in=differs_in,
         )
 
     def _met(self, events: Iterable[Event]) -> Iterator[tuple[_Where, tuple[str, int]]]:
@@ -316,10 +320,11 @@ def _outside(origin: int) -> str:
     return "the guest's own memslot" if origin < 0 else "the end: the VM is closed"
 
 
-def _gfn_of(op: AnyOperation) -> int:
+def _gfn_of(op: AnyOperation) -> tuple[int, int]:
+    """Return the gfn of an access and its address space, -1 and 0 if it is none."""
     if isinstance(op, Touch | Execute | Sweep | Instruction):
-        return op.gpa // PAGE_SIZE_BYTES
-    return -1
+        return op.gpa // PAGE_SIZE_BYTES, op.as_id
+    return -1, 0
 
 
 def _shown(slot: Memslot) -> SlotShown:

@@ -79,6 +79,21 @@ def test_fuzz_refuses_what_would_not_end(
     assert f"{value} {problem}" in result.output
 
 
+@pytest.mark.parametrize("option", ["--patience", "--timeout"])
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400", "1e300", "-inf"])
+def test_a_time_that_no_clock_holds_is_refused(option: str, value: str) -> None:
+    command = ("check",) if option == "--patience" else ("lab", "run", "--kernel", "debian")
+    result = vmm(*command, option, value)
+    assert result.exit_code == 2
+    assert "is not in the range" in result.output
+
+
+def test_a_shard_of_thousands_of_digits_is_refused() -> None:
+    result = vmm("check", "--shard", f"1/{'1' * 5000}")
+    assert result.exit_code == 2
+    assert "I/N is needed" in result.output
+
+
 def test_all_passed(kernel: Kernel) -> None:
     kernel.features = msgspec.structs.replace(FEATURES, hugetlb_pages=1)
     result = vmm("check")

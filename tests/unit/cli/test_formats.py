@@ -171,6 +171,8 @@ def test_report_draws_a_kept_result(kernel: Kernel, tmp_path: Path) -> None:
     result = vmm("report", kept, "--html", page)
     assert (result.exit_code, result.output) == (0, "")
     assert page.read_text() == direct.read_text()
+    assert vmm("report", kept, "--html", "-").output == page.read_text()
+    assert "<title>" in vmm("matrix", kept, "--html", "-").output
     assert "ran: no difference" in page.read_text()
 
 

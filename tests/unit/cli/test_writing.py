@@ -47,6 +47,17 @@ def test_a_file_replaces_another_and_keeps_its_mode(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [file, link]
 
 
+def test_a_pipe_that_only_a_descriptor_names_is_written(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        (tmp_path / "link").symlink_to(f"/dev/fd/{writing}")
+        for name in (Path(f"/dev/fd/{writing}"), tmp_path / "link"):
+            with written(name) as stream:
+                stream.write("new\n")
+            assert pipe.readline() == "new\n"
+        os.close(writing)
+
+
 def test_what_a_lost_process_had_begun_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

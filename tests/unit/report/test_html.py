@@ -5,6 +5,7 @@ import html.parser
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
@@ -14,7 +15,7 @@ from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.browser import chromium, complaints, opened, phone, shows, violations
-from tests.ideal import ideal_history
+from tests.ideal import FEATURES, ideal_history
 from tests.played import with_outcome
 from tests.results import EVERY_KIND, LEFT, differs, of_status, passed, run_of
 from vmm.report.html import html_text
@@ -135,6 +136,31 @@ def test_the_difference_is_emphasised_in_the_picture(browser: Chrome, page: Path
     assert browser.find_elements(By.CSS_SELECTOR, ".picture .wrong") == []
 
 
+def test_a_difference_in_smm_is_framed_in_the_addresses_of_smm(
+    browser: Chrome, tmp_path: Path
+) -> None:
+    slots = [SetUserMemoryRegion(slot, 0x10000, 0x1000, Place("a")) for slot in (1, 0x10001)]
+    touches = Touch(0x10000), Touch(0x10000, as_id=1)
+    scenario = Scenario("smm", (*slots, *touches), (Mapping("a", 1),), survey="none", needs=("smm",))
+    spaces = msgspec.structs.replace(FEATURES, smm=True, address_spaces=2)
+    run = run_of(judged(with_outcome(ideal_history(scenario, spaces), 3, Touched(1))))
+    page = tmp_path / "smm.html"
+    page.write_text(html_text(result_file(run)), encoding="utf-8")
+    opened(browser, page)
+    script = """
+        const left = (each) => each.getBoundingClientRect().left;
+        const label = [...document.querySelectorAll(".picture .head text")].find((each) =>
+            each.textContent.startsWith("SMM"));
+        return left(label) - left(document.querySelector(".picture .wrong"));
+    """
+    assert abs(browser.execute_script(script)) < 10
+
+
+def test_a_known_issue_has_its_evidence(browser: Chrome, page: Path) -> None:
+    opened(browser, page, "#s/known-one")
+    assert "Evidence: " in one(browser, "#scenario").text
+
+
 def test_a_difference_far_to_the_right_comes_into_view(browser: Chrome, tmp_path: Path) -> None:
     slots = [
         SetUserMemoryRegion(slot, (slot + 1) * 0x100_000, 0x1000, Place("a")) for slot in range(12)
@@ -153,6 +179,42 @@ def test_a_difference_far_to_the_right_comes_into_view(browser: Chrome, tmp_path
     in_view = browser.execute_script(script)
     phone(browser, 0)
     assert in_view
+
+
+def test_addresses_and_numbers_stay_where_a_picture_is_scrolled(
+    browser: Chrome, tmp_path: Path
+) -> None:
+    slots = [
+        SetUserMemoryRegion(slot, (slot + 1) * 0x100_000, 0x1000, Place("a")) for slot in range(40)
+    ]
+    scenario = Scenario("many", tuple(slots), (Mapping("a", 1),), survey="none")
+    page = tmp_path / "many.html"
+    page.write_text(html_text(result_file(run_of(judged(ideal_history(scenario))))), "utf-8")
+    opened(browser, page, "#s/many/40")
+    browser.execute_script("document.querySelector('.picture').scrollLeft = 500")
+    script = """
+        const shown = document.querySelector(".picture").getBoundingClientRect();
+        const moved = (each) => each.getBoundingClientRect();
+        const head = moved(document.querySelector(".picture .head"));
+        const at = moved(document.querySelector(".picture .row.now .number"));
+        return document.querySelector(".picture").scrollTop > 100
+            && Math.abs(head.top - shown.top) < 3 && shown.left <= at.left
+            && at.right < shown.left + 60 && at.bottom <= shown.bottom;
+    """
+    WebDriverWait(browser, 10).until(lambda each: each.execute_script(script))
+
+
+def test_the_arrows_scroll_a_table_that_is_wider_than_its_place(
+    browser: Chrome, page: Path
+) -> None:
+    phone(browser, 300)
+    opened(browser, page, "#s/create-one/1")
+    table = one(browser, "#scenario .step .scroll")
+    table.send_keys(Keys.ARROW_RIGHT)
+    script = "return arguments[0].scrollLeft"
+    WebDriverWait(browser, 10).until(lambda each: each.execute_script(script, table) > 0)
+    phone(browser, 0)
+    assert browser.current_url.endswith("#s/create-one/1")
 
 
 def test_a_link_to_what_is_not_in_this_result_says_so(browser: Chrome, page: Path) -> None:

@@ -2,9 +2,11 @@
 
 import click
 
+from vmm.cli.options.finite import FiniteRange
+
 timeout_option = click.option(
     "--timeout",
-    type=click.FloatRange(min=1),
+    type=FiniteRange(min=1),
     default=3600,
     show_default=True,
     metavar="S",

@@ -48,8 +48,8 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
     """Yield a binary file, as `written` does."""
     target = Path(os.path.realpath(path))
     try:
-        if _is_special(target):
-            yield from _directly(target, path)
+        if _is_special(path):
+            yield from _directly(path)
         else:
             yield from _replacing(target, path)
     except OSError as error:
@@ -58,16 +58,16 @@ def written_bytes(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def _is_special(target: Path) -> bool:
+def _is_special(path: Path) -> bool:
     with suppress(OSError):
-        return not stat.S_ISREG(target.stat().st_mode)
+        return not stat.S_ISREG(path.stat().st_mode)
     return False
 
 
-def _directly(target: Path, path: Path) -> Iterator[IO[bytes]]:
-    """Yield a pipe or a device."""
+def _directly(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a pipe or a device, by its own name: /dev/stdout and /dev/fd/N may lead to no other."""
     with usable(path):
-        raw = NamedFile(target, "wb", path)
+        raw = NamedFile(path, "wb", path)
     with raw, BufferedWriter(raw) as stream:
         yield stream
         with kept(path):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import click
 
+from vmm.cli.options.finite import FiniteRange
 from vmm.cli.output.errors import InProbing, NothingRan, TooFewRan
 from vmm.host.cpus import allowed, stay_on
 from vmm.host.hostinfo import HostInfo, host_facts
@@ -28,7 +29,7 @@ NOT_ASKED = "the kernel could not be asked what it can do"
 
 patience_option = click.option(
     "--patience",
-    type=click.FloatRange(min=0.1),
+    type=FiniteRange(min=0.1),
     default=1,
     envvar="VMM_PATIENCE",
     metavar="FACTOR",

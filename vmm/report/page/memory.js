@@ -130,11 +130,14 @@ function picture() {
     "aria-hidden": "true",
   });
   const rows = [];
+  // The addresses and the numbers stay where the picture is scrolled.
+  const head = draw("g", { class: "head" });
+  head.append(draw("rect", { class: "ground", x: 0, y: 0, width, height: HEAD }));
   let previous = null;
   for (const { group } of all) {
     if (group === previous) continue;
     const space = group.as ? "SMM " : "";
-    svg.append(draw("text", { x: group.x, y: 16 }, space + hex(group.from)));
+    head.append(draw("text", { x: group.x, y: 16 }, space + hex(group.from)));
     if (previous)
       svg.append(
         draw("line", {
@@ -152,13 +155,6 @@ function picture() {
     const row = draw("g", { class: "row" });
     row.append(draw("rect", { class: "hit", x: 0, y, width, height: ROW, fill: "transparent" }));
     const wrong = "differs" in each && each.differs !== null && now.difference;
-    row.append(
-      draw(
-        "text",
-        { class: wrong ? "bad" : "number", x: 8, y: y + 16 },
-        (wrong ? "≠" : "") + (each.origin < 0 ? "-" : isEnd(each) ? "end" : each.origin),
-      ),
-    );
     const slots = slotsAfter(index);
     for (const slot of slots) {
       const [first, last] = covered(all, slot[0], slot[2], slot[2] + slot[3]);
@@ -187,7 +183,8 @@ function picture() {
       }
     }
     if (wrong) {
-      const at = all.find((c) => c.from <= each.differs && each.differs < c.to);
+      const as = each.differs_in || 0;
+      const at = all.find((c) => c.as === as && c.from <= each.differs && each.differs < c.to);
       row.append(
         draw("rect", {
           class: "wrong",
@@ -199,10 +196,21 @@ function picture() {
         }),
       );
     }
+    const at = draw("g", { class: "at" });
+    at.append(
+      draw("rect", { class: "ground", x: 0, y, width: LEFT - 3, height: ROW }),
+      draw(
+        "text",
+        { class: wrong ? "bad" : "number", x: 8, y: y + 16 },
+        (wrong ? "≠" : "") + (each.origin < 0 ? "-" : isEnd(each) ? "end" : each.origin),
+      ),
+    );
+    row.append(at);
     row.addEventListener("click", () => go(now.name, index));
     svg.append(row);
     rows.push(row);
   });
+  svg.append(head);
   return { svg, rows, palette, scale };
 }
 

@@ -87,6 +87,7 @@ function show() {
     ),
   ];
   if (now.reason) parts.push(make("p", { class: now.kind }, now.reason));
+  if (now.evidence) parts.push(make("p", { class: "source" }, "Evidence: ", now.evidence));
   if (now.under_way)
     parts.push(make("div", {}, "Under way: ", ...stepInWords(now.under_way)));
   parts.push(difference());
@@ -114,6 +115,10 @@ function show() {
       },
       svg,
     );
+    box.addEventListener("scroll", () => {
+      svg.style.setProperty("--down", `${box.scrollTop / scale}px`);
+      svg.style.setProperty("--right", `${box.scrollLeft / scale}px`);
+    });
     const button = (text, label, to) => {
       const made = make("button", { type: "button", "aria-label": label }, text);
       made.addEventListener("click", () => go(now.name, to()));
@@ -189,7 +194,7 @@ function revealSideways({ box, scale }, mark) {
   if (!mark) return;
   const left = Number(mark.getAttribute("x")) * scale,
     right = left + Number(mark.getAttribute("width")) * scale;
-  if (left < box.scrollLeft || right > box.scrollLeft + box.clientWidth)
+  if (left < box.scrollLeft + LEFT * scale || right > box.scrollLeft + box.clientWidth)
     box.scrollLeft = (left + right - box.clientWidth) / 2;
 }
 
@@ -209,7 +214,7 @@ function showStep() {
   view.rows.forEach((row, index) => row.classList.toggle("now", index === step));
   const top = (HEAD + step * ROW) * view.scale;
   if (
-    top < view.box.scrollTop + HEAD ||
+    top < view.box.scrollTop + HEAD * view.scale ||
     top + ROW * view.scale > view.box.scrollTop + view.box.clientHeight
   )
     view.box.scrollTop = top - view.box.clientHeight / 2;
@@ -317,13 +322,18 @@ document.getElementById("list").addEventListener("click", (event) => {
 window.addEventListener("hashchange", arrive);
 document.addEventListener("keydown", (event) => {
   if (!now || !now.view || event.altKey || event.ctrlKey || event.metaKey) return;
-  if (event.target.closest("input, select, textarea")) return;
+  if (event.target.closest("input, select, textarea") || scrolls(event.target)) return;
   const moves = { ArrowLeft: step - 1, ArrowRight: step + 1, Home: 0, End: now.steps.length - 1 };
   if (event.key in moves) {
     event.preventDefault();
     go(now.name, moves[event.key]);
   }
 });
+// What is wider than its place and has the focus is scrolled with the same keys.
+function scrolls(target) {
+  const wide = target.closest(".scroll, pre");
+  return wide !== null && wide.scrollWidth > wide.clientWidth;
+}
 filter();
 arrive();
 if (location.hash.startsWith("#s/")) scrollToScenario();
