@@ -141,7 +141,9 @@ def test_a_difference_in_smm_is_framed_in_the_addresses_of_smm(
 ) -> None:
     slots = [SetUserMemoryRegion(slot, 0x10000, 0x1000, Place("a")) for slot in (1, 0x10001)]
     touches = Touch(0x10000), Touch(0x10000, as_id=1)
-    scenario = Scenario("smm", (*slots, *touches), (Mapping("a", 1),), survey="none", needs=("smm",))
+    scenario = Scenario(
+        "smm", (*slots, *touches), (Mapping("a", 1),), survey="none", needs=("smm",)
+    )
     spaces = msgspec.structs.replace(FEATURES, smm=True, address_spaces=2)
     run = run_of(judged(with_outcome(ideal_history(scenario, spaces), 3, Touched(1))))
     page = tmp_path / "smm.html"

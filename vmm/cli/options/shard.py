@@ -10,9 +10,9 @@ _MOST_DIGITS = 40
 
 def _shard(ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, int]:
     index, slash, count = value.partition("/")
-    if slash and index.isdecimal() and count.isdecimal() and len(value) < _MOST_DIGITS:
-        if 1 <= int(index) <= int(count):
-            return int(index), int(count)
+    is_short = slash and len(value) < _MOST_DIGITS
+    if is_short and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count):
+        return int(index), int(count)
     raise click.BadParameter("I/N is needed, with I from 1 to N, such as 3/16")
 
 
