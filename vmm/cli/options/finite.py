@@ -1,6 +1,7 @@
 """Numbers that make a time: none is infinite, or more than a clock can hold."""
 
 import math
+from typing import Any
 
 import click
 
@@ -11,7 +12,7 @@ class FiniteRange(click.FloatRange):
     """A `click.FloatRange` without nan, infinity and what is beyond all use."""
 
     def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number) or number > _MOST:
