@@ -54,11 +54,6 @@ static int clear_no_readonly(struct vm *vm, struct kvm_clear_dirty_log *clear, s
     return !error && slot && slot->known.flags & KVM_MEM_READONLY && strike(vm) ? ENOENT : error;
 }
 
-static int forward_device(struct vm *vm, unsigned long request, void *argument)
-{
-    return kernel_ioctl(vm->fd, request, argument) ? errno : 0;
-}
-
 static int match_low_half(struct vm *vm, unsigned long request, void *argument)
 {
     struct kvm_ioeventfd event;

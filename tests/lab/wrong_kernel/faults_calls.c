@@ -201,9 +201,6 @@ static void keep_old_place(struct vm *vm, struct call *call)
     add_alias(vm, call->old, NO_OWNER);
 }
 
-#define BEFORE(fault_name, function, text, script)                                              \
-    {.name = fault_name, .before = function, .sentence = text, .witness = script}
-
 const struct fault call_faults[] = {
     BEFORE("delete-lost", lose_delete, "A deletion answers 0 and does nothing.",
            "set 1 100 1 0; delete 1; read 100"),

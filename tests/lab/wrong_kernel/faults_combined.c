@@ -19,11 +19,6 @@ static void accept_log_of_large(struct vm *vm, struct log *log)
         log->error = 0;
 }
 
-static int forward_device(struct vm *vm, unsigned long request, void *argument)
-{
-    return kernel_ioctl(vm->fd, request, argument) ? errno : 0;
-}
-
 static int lose_range(struct vm *vm, unsigned long request, void *argument)
 {
     if (request == KVM_REGISTER_COALESCED_MMIO && strike(vm))

@@ -174,13 +174,6 @@ static bool is_third_high_one(struct vm *vm, struct call *call)
     return other;
 }
 
-static int into_nothing(const struct region *region, struct region *pieces)
-{
-    (void)region;
-    (void)pieces;
-    return 0;
-}
-
 static int ignore_match_of_two(struct vm *vm, unsigned long request, void *argument)
 {
     struct kvm_ioeventfd event;

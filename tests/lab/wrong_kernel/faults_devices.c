@@ -6,11 +6,6 @@
 #define RING_PAGE 2 /* KVM_COALESCED_MMIO_PAGE_OFFSET on x86 */
 #define RING_ENTRIES 170
 
-static int forward_device(struct vm *vm, unsigned long request, void *argument)
-{
-    return kernel_ioctl(vm->fd, request, argument) ? errno : 0;
-}
-
 static int never_register(struct vm *vm, unsigned long request, void *argument)
 {
     if (request == KVM_REGISTER_COALESCED_MMIO && strike(vm))
@@ -170,13 +165,6 @@ static bool lies_over_device(const struct vm *vm, const struct region *region)
 static bool is_over_device(struct vm *vm, struct call *call)
 {
     return lies_over_device(vm, &call->asked);
-}
-
-static int into_nothing(const struct region *region, struct region *pieces)
-{
-    (void)region;
-    (void)pieces;
-    return 0;
 }
 
 static void end_with_slot(struct vm *vm, struct call *call)

@@ -298,9 +298,6 @@ static void clear_all(struct vm *vm, struct kvm_clear_dirty_log *clear, struct s
     clear->dirty_bitmap = all;
 }
 
-#define LOG(fault_name, function, text, script)                                                 \
-    {.name = fault_name, .log = function, .sentence = text, .witness = script}
-
 const struct fault dirty_faults[] = {
     LOG("dirty-lowest-lost", lose_lowest, "The lowest dirty page is not reported.",
         "set 1 100 1 0 log; write 100; log 1"),

@@ -409,8 +409,6 @@ static void lose_latest(struct vm *vm, const struct host_change *change)
         lose(vm, slot);
 }
 
-
-
 /* After other calls. */
 
 static void lose_third_delete(struct vm *vm, struct call *call)
@@ -510,13 +508,6 @@ static void clear_cleared(struct vm *vm, struct call *call)
         note_clear(vm, NULL, NULL, clear_refused(vm, &(struct kvm_clear_dirty_log){
             .slot = call->asked.id}, call->slot, EINVAL));
 }
-
-#define AFTER(fault_name, function, text, script)                                               \
-    {.name = fault_name, .after = function, .sentence = text, .witness = script}
-#define BEFORE(fault_name, function, text, script)                                              \
-    {.name = fault_name, .before = function, .sentence = text, .witness = script}
-#define LOG(fault_name, function, text, script)                                                 \
-    {.name = fault_name, .log = function, .sentence = text, .witness = script}
 
 const struct fault history_faults[] = {
     AFTER("move-onto-itself-leaves-rest", leave_rest,

@@ -379,56 +379,56 @@ void note_resize(int fd, uint64_t size, void (*note)(const struct host_change *)
         fclose(maps);
 }
 
-#define BEFORE(name, is_meant, is_done) \
+#define BEFORE_CHANGE(name, is_meant, is_done) \
     static void name(struct vm *vm, const struct host_change *change) \
     { \
         if (!change->done) \
             each(vm, change, is_meant, is_done); \
     }
-#define AFTER(name, is_meant, is_done) \
+#define AFTER_CHANGE(name, is_meant, is_done) \
     static void name(struct vm *vm, const struct host_change *change) \
     { \
         if (change->done) \
             each(vm, change, is_meant, is_done); \
     }
 
-BEFORE(miss_write_protection, is_write_protection, keep)
-BEFORE(miss_forbidding, is_forbidding, keep)
-BEFORE(miss_fresh, is_mapping_fresh, keep)
-BEFORE(miss_file, is_mapping_a_file, keep)
-BEFORE(miss_unmapping, is_unmapping, keep)
-BEFORE(miss_drop_of_a_copy, is_drop_of_a_copy, keep)
-BEFORE(miss_cut, is_cut, keep)
-BEFORE(miss_in_second, is_second, keep)
-BEFORE(miss_in_another_vm, is_of_another_vm, keep)
-BEFORE(miss_in_readonly, is_readonly, keep)
-BEFORE(miss_last_of_readonly, is_drop_of_readonly, keep_end)
-BEFORE(miss_in_logged, is_logged, keep)
-BEFORE(miss_in_moved, is_moved, keep)
-BEFORE(miss_inside, is_any, keep_inside)
-BEFORE(miss_cut_of_readonly, is_cut_of_readonly, keep)
-BEFORE(miss_moving_away_logged, is_moving_away_logged, keep)
-BEFORE(miss_drop_beside_other_vcpu, is_drop_beside_other_vcpu, keep)
-BEFORE(miss_drop_in_second_life, is_drop_in_second_life, keep)
-AFTER(hide_allowed, is_allowing, hide)
-AFTER(hide_mapped, is_mapping, hide)
-AFTER(hide_grown, is_growth, hide)
-AFTER(hide_beside_protected, is_write_protection, hide_next)
-AFTER(hide_protected, is_write_protection, hide)
-AFTER(drop_too_much, is_drop, blank_next)
-BEFORE(miss_moving_away, is_moving_away, keep)
-AFTER(hide_moved_back, is_moving_back, hide)
-BEFORE(keep_at_fork, is_fork, keep)
-AFTER(lose_paged_out, is_page_out, show_blank)
-BEFORE(lose_collapsed, is_collapse, hide_last)
+BEFORE_CHANGE(miss_write_protection, is_write_protection, keep)
+BEFORE_CHANGE(miss_forbidding, is_forbidding, keep)
+BEFORE_CHANGE(miss_fresh, is_mapping_fresh, keep)
+BEFORE_CHANGE(miss_file, is_mapping_a_file, keep)
+BEFORE_CHANGE(miss_unmapping, is_unmapping, keep)
+BEFORE_CHANGE(miss_drop_of_a_copy, is_drop_of_a_copy, keep)
+BEFORE_CHANGE(miss_cut, is_cut, keep)
+BEFORE_CHANGE(miss_in_second, is_second, keep)
+BEFORE_CHANGE(miss_in_another_vm, is_of_another_vm, keep)
+BEFORE_CHANGE(miss_in_readonly, is_readonly, keep)
+BEFORE_CHANGE(miss_last_of_readonly, is_drop_of_readonly, keep_end)
+BEFORE_CHANGE(miss_in_logged, is_logged, keep)
+BEFORE_CHANGE(miss_in_moved, is_moved, keep)
+BEFORE_CHANGE(miss_inside, is_any, keep_inside)
+BEFORE_CHANGE(miss_cut_of_readonly, is_cut_of_readonly, keep)
+BEFORE_CHANGE(miss_moving_away_logged, is_moving_away_logged, keep)
+BEFORE_CHANGE(miss_drop_beside_other_vcpu, is_drop_beside_other_vcpu, keep)
+BEFORE_CHANGE(miss_drop_in_second_life, is_drop_in_second_life, keep)
+AFTER_CHANGE(hide_allowed, is_allowing, hide)
+AFTER_CHANGE(hide_mapped, is_mapping, hide)
+AFTER_CHANGE(hide_grown, is_growth, hide)
+AFTER_CHANGE(hide_beside_protected, is_write_protection, hide_next)
+AFTER_CHANGE(hide_protected, is_write_protection, hide)
+AFTER_CHANGE(drop_too_much, is_drop, blank_next)
+BEFORE_CHANGE(miss_moving_away, is_moving_away, keep)
+AFTER_CHANGE(hide_moved_back, is_moving_back, hide)
+BEFORE_CHANGE(keep_at_fork, is_fork, keep)
+AFTER_CHANGE(lose_paged_out, is_page_out, show_blank)
+BEFORE_CHANGE(lose_collapsed, is_collapse, hide_last)
 
-BEFORE(keep_at_merging, is_merging, keep)
-AFTER(keep_merged, is_merging, join_alike)
+BEFORE_CHANGE(keep_at_merging, is_merging, keep)
+AFTER_CHANGE(keep_merged, is_merging, join_alike)
 
-BEFORE(keep_while_fetching, is_fetching, keep)
-BEFORE(keep_while_guarded, is_guarding, keep)
-AFTER(hide_while_fetching, is_fetching, hide_last)
-AFTER(hide_while_guarded, is_guarding, hide)
+BEFORE_CHANGE(keep_while_fetching, is_fetching, keep)
+BEFORE_CHANGE(keep_while_guarded, is_guarding, keep)
+AFTER_CHANGE(hide_while_fetching, is_fetching, hide_last)
+AFTER_CHANGE(hide_while_guarded, is_guarding, hide)
 
 static void withhold_guard(struct vm *vm, const struct host_change *change)
 {
@@ -498,15 +498,15 @@ static bool is_logged_merging(struct vm *vm, struct slot *slot, const struct hos
     return is_merging(vm, slot, change) && is_logged(vm, slot, change);
 }
 
-AFTER(note_merged, is_logged_merging, note_pages)
-AFTER(note_paged_out, is_logged_page_out, note_pages)
-AFTER(note_grown, is_logged_growth, note_pages)
-AFTER(note_moved_back, is_logged_return, note_pages)
-AFTER(note_change, is_logged, note_pages)
-AFTER(note_moved, is_logged_and_moved, note_pages)
-AFTER(note_anew, is_logged_anew, note_pages)
-AFTER(note_beside_other_vcpu, is_logged_beside_other_vcpu, note_pages)
-BEFORE(note_fork, is_fork_of_logged, note_pages)
+AFTER_CHANGE(note_merged, is_logged_merging, note_pages)
+AFTER_CHANGE(note_paged_out, is_logged_page_out, note_pages)
+AFTER_CHANGE(note_grown, is_logged_growth, note_pages)
+AFTER_CHANGE(note_moved_back, is_logged_return, note_pages)
+AFTER_CHANGE(note_change, is_logged, note_pages)
+AFTER_CHANGE(note_moved, is_logged_and_moved, note_pages)
+AFTER_CHANGE(note_anew, is_logged_anew, note_pages)
+AFTER_CHANGE(note_beside_other_vcpu, is_logged_beside_other_vcpu, note_pages)
+BEFORE_CHANGE(note_fork, is_fork_of_logged, note_pages)
 
 static void set_noted(struct log *log, const struct region *noted, bool dirty)
 {

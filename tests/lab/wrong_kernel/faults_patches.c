@@ -6,11 +6,6 @@
 
 #include <string.h>
 
-static bool overlaps(const struct region *one, const struct region *other)
-{
-    return one->gpa < end_of(other) && other->gpa < end_of(one);
-}
-
 /* Legal calls that an additional check refuses. */
 
 static bool deletes_logged(struct vm *vm, struct call *call)
@@ -100,13 +95,13 @@ static bool moves_back(struct vm *vm, struct call *call)
 
 static bool creates_where_one_was(struct vm *vm, struct call *call)
 {
-    return vm->stashed && call->change == CREATE && overlaps(&call->asked, &vm->stash)
+    return vm->stashed && call->change == CREATE && overlap(&call->asked, &vm->stash)
         && call->asked.id != vm->stash.id;
 }
 
 static bool moves_where_one_was(struct vm *vm, struct call *call)
 {
-    return vm->stashed && call->change == MOVE && overlaps(&call->asked, &vm->stash)
+    return vm->stashed && call->change == MOVE && overlap(&call->asked, &vm->stash)
         && call->asked.id != vm->stash.id;
 }
 
@@ -122,7 +117,7 @@ static const struct region *in_the_way(struct vm *vm, const struct call *call)
 {
     for (uint32_t i = 0; i < vm->nr_used; i++) {
         const struct slot *slot = &vm->slots[vm->used[i]];
-        if (slot != call->slot && may_touch(slot) && overlaps(&slot->known, &call->asked))
+        if (slot != call->slot && may_touch(slot) && overlap(&slot->known, &call->asked))
             return &slot->known;
     }
     return NULL;
@@ -401,8 +396,6 @@ static bool halve_write(struct vcpu *vcpu)
 #define STALE(fault_name, when, text, script)                                                   \
     {.name = fault_name, .legal = when, .after = note_old_place, .answer = EEXIST,              \
      .sentence = text, .witness = script}
-#define AFTER(fault_name, function, text, script)                                               \
-    {.name = fault_name, .after = function, .sentence = text, .witness = script}
 #define ONCE(fault_name, function, text, script)                                                \
     {.name = fault_name, .after = function, .enter = fail_once, .sentence = text,               \
      .witness = script}

@@ -19,13 +19,6 @@ static bool ends_at_a_power_of_two(struct vm *vm, struct call *call)
     return lies_high(vm, call) && !(end & (end - 1));
 }
 
-static int into_nothing(const struct region *region, struct region *pieces)
-{
-    (void)region;
-    (void)pieces;
-    return 0;
-}
-
 static int into_low_twin(const struct region *region, struct region *pieces)
 {
     pieces[0] = *region;

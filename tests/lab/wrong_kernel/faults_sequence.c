@@ -292,9 +292,6 @@ static void lose_at_nop(struct vm *vm, struct call *call)
         lose_if_live(vm, call->slot);
 }
 
-#define AFTER(fault_name, function, text, script)                                               \
-    {.name = fault_name, .after = function, .sentence = text, .witness = script}
-
 const struct fault sequence_faults[] = {
     AFTER("delete-leaves-memory", leave_deleted, "A deleted slot's memory stays readable.",
           "set 1 100 1 0; delete 1; read 100"),

@@ -7,17 +7,12 @@
 #define FOUR_GIB (1ull << 32)
 #define HUGE_BYTES (1ull << 21)
 
-static bool overlaps(const struct region *one, const struct region *other)
-{
-    return one->gpa < end_of(other) && other->gpa < end_of(one);
-}
-
 /* The slot that was deleted last of those that lay over a region, by id. */
 static struct slot *former_over(struct vm *vm, const struct region *region)
 {
     for (uint32_t id = 0; vm->count.deletes && id < vm->nr_ids; id++) {
         struct slot *slot = &vm->slots[id];
-        if (slot->lives && !slot->live && overlaps(&slot->known, region))
+        if (slot->lives && !slot->live && overlap(&slot->known, region))
             return slot;
     }
     return NULL;
@@ -242,13 +237,6 @@ static bool show_to_all(struct vcpu *vcpu)
     }
     return false;
 }
-
-#define AFTER(fault_name, function, text, script)                                               \
-    {.name = fault_name, .after = function, .sentence = text, .witness = script}
-#define BEFORE(fault_name, function, text, script)                                              \
-    {.name = fault_name, .before = function, .sentence = text, .witness = script}
-#define LOG(fault_name, function, text, script)                                                 \
-    {.name = fault_name, .log = function, .sentence = text, .witness = script}
 
 const struct fault state_faults[] = {
     {.name = "page-above-2m-border-repeats", .shapes_on = CREATE | MOVE, .shape = repeat_at_border,

@@ -21,6 +21,11 @@ int kernel_set(struct vm *vm, struct region region)
     return 0;
 }
 
+int forward_device(struct vm *vm, unsigned long request, void *argument)
+{
+    return kernel_ioctl(vm->fd, request, argument) ? errno : 0;
+}
+
 static int kernel_delete(struct vm *vm, uint32_t id)
 {
     return kernel_set(vm, (struct region){.id = id});

@@ -377,6 +377,14 @@ struct fault {
     void (*host_changes)(struct vm *vm, const struct host_change *);
 };
 
+/* Rows of faults that are one hook. */
+#define BEFORE(fault_name, function, text, script)                                              \
+    {.name = fault_name, .before = function, .sentence = text, .witness = script}
+#define AFTER(fault_name, function, text, script)                                               \
+    {.name = fault_name, .after = function, .sentence = text, .witness = script}
+#define LOG(fault_name, function, text, script)                                                 \
+    {.name = fault_name, .log = function, .sentence = text, .witness = script}
+
 /* rings.c: capabilities and dirty rings. */
 int forward_cap(struct vm *vm, struct kvm_enable_cap *cap);
 int enable_cap(struct vm *vm, void *argument);
@@ -406,6 +414,7 @@ extern const struct fault answer_faults[], call_faults[], mapping_faults[], sequ
 /* kernel.c: the system call itself, and what a fault may do to a VM. All return 0 or an errno. */
 int kernel_ioctl(int fd, unsigned long request, void *argument);
 int kernel_set(struct vm *vm, struct region region);
+int forward_device(struct vm *vm, unsigned long request, void *argument);
 bool add_alias(struct vm *vm, struct region region, uint32_t owner);
 bool drop_aliases_over(struct vm *vm, uint64_t gpa, uint64_t size);
 void free_id(struct vm *vm, uint32_t id);
@@ -472,6 +481,7 @@ struct vm *next_besides(const struct vm *vm, const struct vm *after);
 /* regions.c, dirty.c: the complete ioctls. */
 void forward(struct vm *vm, struct call *call);
 int set_region(struct vm *vm, unsigned long request, void *argument);
+int into_nothing(const struct region *region, struct region *pieces); /* a shape */
 uint64_t *ghost_of(struct vm *vm, const struct log *log);
 int get_dirty_log(struct vm *vm, void *argument);
 int clear_dirty_log(struct vm *vm, void *argument);
@@ -485,6 +495,11 @@ static inline bool did(const struct call *call, unsigned changes)
 static inline uint64_t end_of(const struct region *region)
 {
     return region->gpa + region->size;
+}
+
+static inline bool overlap(const struct region *one, const struct region *other)
+{
+    return one->gpa < end_of(other) && other->gpa < end_of(one);
 }
 
 static inline uint64_t pages_of(const struct region *region)
