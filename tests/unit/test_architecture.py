@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("vmm.verdict", "vmm.repro"),
     },
     "vmm.fuzz.generate": {"vmm.scenario", "vmm.model.model", "kvm_abi.uapi"},
-    "vmm.fleet": set(),
+    "vmm.fleet": {"vmm.scenario.toolversion", "vmm.verdict.statuses"},
     "vmm.bench": {"kvm_abi", "vmm.kvm", "vmm.scenario.undecodable", "vmm.scenario.kinds"},
     "vmm.lab": {"vmm.verdict.statuses", "vmm.host.naming"},
     "vmm.whitebox": {"vmm.scenario.kernelslots", "vmm.scenario.undecodable"},

@@ -16,8 +16,10 @@ from vmm.cli.output.printing import tell
 from vmm.cli.output.writing import document, temporary_folder
 from vmm.report import json
 from vmm.report.resultfile import ResultError, ResultFile, parse_result
+from vmm.scenario.endings import INTERRUPTED
 from vmm.scenario.shown import shown
 from vmm.verdict import statuses
+from vmm.verdict.judge import Status
 
 if TYPE_CHECKING:
     from vmm.fleet.engine import Callbacks, Fleet, Task
@@ -69,17 +71,23 @@ def check_on(address: str, names: Sequence[str], formats: Sequence[Wanted]) -> i
             results.append(parse_result(report.files["result"], f"the result of {host}"))
         except (KeyError, ResultError) as error:
             found.append(statuses.INCONCLUSIVE)
-            tell(f"vmm: {host}: no result of {task.name}: {shown(str(error))}", err=True)
+            why = "it left none" if isinstance(error, KeyError) else shown(str(error))
+            tell(f"vmm: {host}: no result of {task.name}: {why}", err=True)
         _print(host, report)
 
     with ExitStack() as files, _fleet(address, _CHECK_S) as fleet:
         documents = [each for each in formats if each.name in _WHOLE]
         streams = [files.enter_context(document(each.file)) for each in documents]
-        left = _all_run(fleet, tasks, done)
+        left, early = _all_run(fleet, tasks, done)
+        if early == INTERRUPTED:
+            if not results:
+                raise KeyboardInterrupt
+            tell(f"vmm: {INTERRUPTED}", err=True)
         if documents and not results:
             raise NothingRan("no host has returned a result")
         for each, stream in zip(documents, streams, strict=True):
-            stream.write(_text(each.name, _merged(results, names)))
+            result = _merged(results, names, _status(found, left), early)
+            stream.write(_text(each.name, result))
     return _status(found, left)
 
 
@@ -140,21 +148,36 @@ def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
             Task(f"shard {part} of {parts}", (*search, "--shard", f"{part}/{parts}"))
             for part in range(1, parts + 1)
         ]
-        left = _all_run(fleet, tasks, done)
+        left, early = _all_run(fleet, tasks, done)
+    if early == INTERRUPTED:
+        raise KeyboardInterrupt
     return _status(found, left)
 
 
 def _all_run(
     fleet: "Fleet", tasks: Sequence["Task"], done: Callable[["Task", str, "Report"], None]
-) -> tuple["Task", ...]:
-    """Run tasks; name and return those that could not run."""
-    left = fleet.run(tasks, _callbacks(done))
+) -> tuple[tuple["Task", ...], str]:
+    """Run tasks; name and return those that did not run, and why the run ended early."""
+    ended: set[Task] = set()
+
+    def ends(task: "Task", host: str, report: "Report") -> None:
+        ended.add(task)
+        done(task, host, report)
+
+    try:
+        left = fleet.run(tasks, _callbacks(ends))
+    except KeyboardInterrupt:
+        return tuple(task for task in tasks if task not in ended), INTERRUPTED
+    why, early = "", ""
     if fleet.scheduler_is_gone:
-        tell("vmm: the scheduler does not answer any more", err=True)
-    why = "" if fleet.scheduler_is_gone else ": no host was left that could"
+        early = "the scheduler does not answer any more"
+        tell(f"vmm: {early}", err=True)
+    elif left:
+        early = "no host was left that could run all"
+        why = ": no host was left that could"
     for task in left:
         tell(f"vmm: {task.name}: not run{why}", err=True)
-    return left
+    return left, early
 
 
 def _require_engine() -> None:
@@ -219,7 +242,9 @@ def _unpack(report: "Report", folder: Path) -> None:
         place.write_bytes(data)
 
 
-def _merged(results: Sequence[ResultFile], names: Sequence[str]) -> ResultFile:
+def _merged(
+    results: Sequence[ResultFile], names: Sequence[str], exit_status: int, early: str
+) -> ResultFile:
     """Merge results into one, with scenarios in the order of the catalogue.
 
     Host and features are those of the first; other kernels among them are reported as a weakness.
@@ -231,16 +256,16 @@ def _merged(results: Sequence[ResultFile], names: Sequence[str]) -> ResultFile:
     kernels = sorted({f"Linux {r.host.kernel}, {r.host.vendor}" for r in results})
     mixed = (f"scenarios ran on different kernels: {'; '.join(kernels)}",)
     weaknesses = dict.fromkeys(each for result in results for each in result.weaknesses)
-    exit_status = next(s for s in _WORST_FIRST if s in {r.exit_status for r in results} or s == 0)
-    worst = next((r for r in results if r.exit_status == exit_status), first)
+    alike = (status for status in Status if status.exit_status == exit_status)
     counts: dict[str, int] = {}
     for result in results:
         for status, number in result.counts.items():
             counts[status] = counts.get(status, 0) + number
     return msgspec.structs.replace(
         first,
-        status=worst.status,
+        status=next(alike, Status.INCONCLUSIVE),
         exit_status=exit_status,
+        early=early or next((result.early for result in results if result.early), ""),
         counts=counts,
         seconds=round(sum(result.seconds for result in results), 3),
         scenarios=tuple(scenarios),

@@ -1,10 +1,13 @@
 """Gives tasks to the hosts of a Dask cluster, one at a time to each, and survives lost hosts.
 
 One at a time, because the kernel's complaints belong to a host, not to a process: two tasks side by
-side would share their warnings. A task whose worker is gone or silent is tried on another one.
+side would share their warnings. A task whose worker is gone or silent is tried on another one, and
+so is one whose worker cannot do it at all, as without this program or with another version of it:
+that worker gets no other task.
 """
 
 import logging
+import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +16,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 
-from distributed import Client, Future, wait
+from distributed import Client, Future, KilledWorker, wait
 
 from vmm.fleet.work import Report, run
+from vmm.scenario.toolversion import tool_version
+from vmm.verdict import statuses
 
 MOST_TRIES = 3
 """A task that loses this many workers may be the cause: it is given up."""
@@ -24,6 +29,9 @@ _POLL_S = 0.5
 
 _ANSWER_S = 30
 """A scheduler that takes longer to answer is considered gone."""
+
+_LONGEST_LOOK_S = 5
+"""Longer than that between two looks at the workers, and it was this process that stood still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +87,13 @@ class _Running:
 
 @dataclass(frozen=True, slots=True)
 class _Sign:
-    """The last sign of life of a worker: the scheduler's timestamp, and when we learnt of it."""
+    """The last sign of life of a worker: the scheduler's timestamp, and how long we have seen it.
+
+    What we have not seen does not count, or a client that was stopped would find all silent.
+    """
 
     stamp: float
-    seen_s: float
+    silent_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -103,25 +114,35 @@ class Fleet:
     _used: dict[str, int] = field(default_factory=dict)
     _signs: dict[str, _Sign] = field(default_factory=dict)
     _silent: set[str] = field(default_factory=set)
+    _unfit: set[str] = field(default_factory=set)
+    _looked_s: float | None = None
 
     def hosts(self) -> dict[str, list[str]]:
         """Return the addresses of the workers (`tcp://HOST:PORT`) by host (`tcp://HOST`).
 
-        Those that have been silent too long are left out.
+        Those that have been silent too long, or can do no task, are left out.
         """
         asked = self.client.sync(self.client.scheduler.identity, callback_timeout=_ANSWER_S)
-        now_s = time.monotonic()
+        passed_s = self._time_since_last_look()
         found: dict[str, list[str]] = {}
         self._silent.clear()
         for address, worker in asked["workers"].items():
             sign = self._signs.get(address)
             if sign is None or sign.stamp != worker["last_seen"]:
-                sign = self._signs[address] = _Sign(worker["last_seen"], now_s)
-            if now_s - sign.seen_s > self.silence_s:
-                self._silent.add(address)
+                sign = _Sign(worker["last_seen"])
             else:
+                sign = _Sign(sign.stamp, sign.silent_s + passed_s)
+            self._signs[address] = sign
+            if sign.silent_s > self.silence_s:
+                self._silent.add(address)
+            elif address not in self._unfit:
                 found.setdefault(address.rpartition(":")[0], []).append(address)
         return found
+
+    def _time_since_last_look(self) -> float:
+        now_s = time.monotonic()
+        before_s, self._looked_s = self._looked_s, now_s
+        return 0.0 if before_s is None else min(now_s - before_s, _LONGEST_LOOK_S)
 
     def run(self, tasks: Sequence[Task], callbacks: Callbacks) -> tuple[Task, ...]:
         """Run all tasks; return those that could not run.
@@ -136,8 +157,8 @@ class Fleet:
             while waiting or self._running:
                 with _asked():
                     hosts = self.hosts()
-                for task, host, why in self._gather(hosts, callbacks):
-                    tries[task] += 1
+                for task, host, why, is_task_tried in self._gather(hosts, callbacks):
+                    tries[task] += is_task_tried
                     callbacks.lost(task, host, why)
                     (given_up if tries[task] >= MOST_TRIES else waiting).append(task)
                 with _asked():
@@ -160,8 +181,11 @@ class Fleet:
 
     def _gather(
         self, hosts: dict[str, list[str]], callbacks: Callbacks
-    ) -> list[tuple[Task, str, str]]:
-        """Collect finished tasks; return each task that lost its worker, its host, and why."""
+    ) -> list[tuple[Task, str, str, bool]]:
+        """Collect finished tasks; return each that lost its worker, its host, and why.
+
+        The last says whether the task may be the cause, and not only a worker that can do none.
+        """
         there = {address for addresses in hosts.values() for address in addresses}
         lost = []
         for future, running in list(self._running.items()):
@@ -170,7 +194,14 @@ class Fleet:
                 try:
                     report = future.result()
                 except Exception as error:  # Whatever the cluster or the worker raises.
-                    lost.append((running.task, running.host, str(error) or type(error).__name__))
+                    is_task_tried = not self._can_do_none(running.worker, error)
+                    why = str(error) or type(error).__name__
+                    lost.append((running.task, running.host, why, is_task_tried))
+                    continue
+                if report.status == statuses.USAGE:
+                    self._unfit.add(running.worker)
+                    why = report.complained.strip().rpartition("\n")[2].removeprefix("vmm: ")
+                    lost.append((running.task, running.host, why, False))
                 else:
                     callbacks.done(running.task, running.host, report)
             elif running.worker not in there:
@@ -178,15 +209,24 @@ class Fleet:
                 future.cancel()
                 silent = running.worker in self._silent
                 how = f"has been silent for {self.silence_s:g} s" if silent else "is gone"
-                lost.append((running.task, running.host, f"the worker {running.worker} {how}"))
+                why = f"the worker {running.worker} {how}"
+                lost.append((running.task, running.host, why, True))
         return lost
+
+    def _can_do_none(self, worker: str, error: Exception) -> bool:
+        """Whether a worker can do no task, since it has this program not, or otherwise; note it."""
+        if isinstance(error, subprocess.TimeoutExpired | KilledWorker | CancelledError):
+            return False
+        self._unfit.add(worker)
+        return True
 
     def _submit(self, hosts: dict[str, list[str]], waiting: deque[Task]) -> None:
         busy = {running.host for running in self._running.values()}
         for host, workers in hosts.items():
-            if not waiting or host in busy:
+            fit = [each for each in workers if each not in self._unfit]
+            if not waiting or host in busy or not fit:
                 continue
-            worker = min(workers, key=lambda address: self._used.get(address, 0))
+            worker = min(fit, key=lambda address: self._used.get(address, 0))
             self._used[worker] = self._used.get(worker, 0) + 1
             task = waiting[0]
             future = self.client.submit(
@@ -194,6 +234,7 @@ class Fleet:
                 task.command,
                 self.timeout_s,
                 host,
+                tool_version(),
                 key=f"vmm-{id(self)}-{next(self._numbers)}",
                 workers=[worker],
                 allow_other_workers=False,

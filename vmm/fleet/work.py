@@ -7,6 +7,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vmm.scenario.toolversion import tool_version
+
 OUT = "{out}"
 """Placeholder in a command for a folder on the worker, whose files are returned."""
 
@@ -34,6 +36,10 @@ stalled worker's, or another user's.
 """
 
 
+class OtherVersionError(RuntimeError):
+    """The worker has another version of this program than the one that asks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """How a command ended: its exit status, its output, and the files it left in ``OUT``.
@@ -48,13 +54,16 @@ class Report:
     left_out: tuple[str, ...] = ()
 
 
-def run(command: tuple[str, ...], timeout_s: float, host: str) -> Report:
+def run(command: tuple[str, ...], timeout_s: float, host: str, wanted: str) -> Report:
     """Run a command of this program and return its report. It ends when this process ends.
 
-    It waits until no other task runs on the host, which the cluster knows as ``host``.
+    It waits until no other task runs on the host, which the cluster knows as ``host``. ``wanted``
+    is the version of this program that has sent the command.
 
-    Raises subprocess.TimeoutExpired, and OSError if the host cannot start it.
+    Raises OtherVersionError, subprocess.TimeoutExpired, and OSError if the host cannot start it.
     """
+    if (here := tool_version()) != wanted:
+        raise OtherVersionError(f"it has memslot-vmm {here}, not {wanted}")
     with tempfile.TemporaryDirectory(prefix="vmm-fleet-", ignore_cleanup_errors=True) as folder:
         words = [word.replace(OUT, folder) for word in command]
         done = subprocess.run(

@@ -10,9 +10,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.results import passed, run_of, skipped
 from vmm.cli.main import main
 from vmm.fleet.engine import Callbacks, Task, quiet
 from vmm.fleet.work import Report
+from vmm.report import json
+from vmm.report.resultfile import parse_result, result_file
+from vmm.verdict.judge import Status
+from vmm.verdict.result import Checked
 
 
 @dataclass
@@ -21,6 +26,9 @@ class Played:
 
     report: Report
     scheduler_is_gone: bool = False
+    ends: int | None = None
+    """After so many tasks the run is interrupted, or no host is left if ``interrupts`` is false."""
+    interrupts: bool = True
 
     def hosts(self) -> dict[str, list[str]]:
         return {"tcp://h": ["tcp://h:1"]}
@@ -28,9 +36,11 @@ class Played:
     def run(self, tasks: Sequence[Task], callbacks: Callbacks) -> tuple[Task, ...]:
         if self.scheduler_is_gone:
             return tuple(tasks)
-        for task in tasks:
+        for task in tasks[: self.ends]:
             callbacks.done(task, "tcp://h", self.report)
-        return ()
+        if self.ends is not None and self.interrupts:
+            raise KeyboardInterrupt
+        return tuple(tasks[len(tasks) if self.ends is None else self.ends :])
 
 
 def fuzz(fleet: Played, out: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
@@ -41,6 +51,64 @@ def fuzz(fleet: Played, out: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
     monkeypatch.setattr("vmm.cli.fleet._fleet", connected)
     options = ("--seed", "1", "--seconds", "1", "--out", str(out))
     return CliRunner().invoke(main, ["fuzz", "--dask", "tcp://h:8786", *options])
+
+
+NAMES = ("create-one-page", "move-up", "move-down")
+
+
+def check(fleet: Played, file: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
+    """Check three scenarios as tasks of one each, with a result in a file."""
+
+    @contextmanager
+    def connected(address: str, timeout_s: float) -> Iterator[Played]:
+        yield fleet
+
+    monkeypatch.setattr("vmm.cli.fleet._fleet", connected)
+    monkeypatch.setattr("vmm.cli.fleet._AT_ONCE", 1)
+    arguments = ("check", "--dask", "tcp://h:8786", "--json", str(file), *NAMES)
+    return CliRunner().invoke(main, arguments)
+
+
+def result_of(status: int, *checked: Checked) -> Report:
+    return Report(status, "", "", {"result": json.text(result_file(run_of(*checked))).encode()})
+
+
+@pytest.mark.parametrize("interrupts", [True, False])
+def test_a_result_that_lacks_scenarios_says_so_as_the_status_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupts: bool
+) -> None:
+    fleet = Played(result_of(0, passed("create-one-page")), ends=1, interrupts=interrupts)
+    done = check(fleet, tmp_path / "r", monkeypatch)
+    result = parse_result((tmp_path / "r").read_bytes(), "r")
+    assert (done.exit_code, result.exit_status, result.status) == (3, 3, Status.INCONCLUSIVE)
+    assert [each.name for each in result.scenarios] == ["create-one-page"]
+    assert result.not_run == ("move-up", "move-down")
+    assert result.early == ("interrupted" if interrupts else "no host was left that could run all")
+    assert (done.stderr == "vmm: interrupted\n") is interrupts
+
+
+def test_a_result_of_skips_alone_has_the_status_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = Played(result_of(4, skipped("create-one-page", "needs a thing")))
+    done = check(fleet, tmp_path / "r", monkeypatch)
+    result = parse_result((tmp_path / "r").read_bytes(), "r")
+    assert (done.exit_code, result.exit_status, result.status) == (4, 4, Status.SKIPPED)
+
+
+def test_an_interruption_before_any_result_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = check(Played(Report(0, "", ""), ends=0), tmp_path / "r", monkeypatch)
+    assert (done.exit_code, done.stderr) == (3, "vmm: interrupted\n")
+    assert parse_result((tmp_path / "r").read_bytes(), "r").early == "interrupted"
+
+
+def test_a_host_that_returns_no_result_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = check(Played(Report(0, "", "")), tmp_path / "r", monkeypatch)
+    assert "vmm: tcp://h: no result of create-one-page and 0 more: it left none\n" in done.stderr
 
 
 def test_a_search_that_finds_nothing_passes_and_leaves_no_folder(
