@@ -15,7 +15,7 @@ class BuildExtension(build_ext):
 FREQUENT = Extension(
     "kvm_abi._frequent",
     ["kvm_abi/frequent.c"],
-    depends=["kvm_abi/ioctls.c", "kvm_abi/kvm.h"],
+    depends=["kvm_abi/fields.c", "kvm_abi/shortcut.c", "kvm_abi/ioctls.c", "kvm_abi/kvm.h"],
     py_limited_api=True,
 )
 

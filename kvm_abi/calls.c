@@ -1,5 +1,10 @@
 /* Included by the module that kvm_abi/_build.py generates, after ioctls.c. */
 
+static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
+{
+    return abi_issue_struct(fd, request, arg);
+}
+
 static uint32_t abi_harvest(struct kvm_dirty_gfn *entries, uint32_t count, uint32_t next,
                             uint64_t *found)
 {

@@ -5,7 +5,9 @@
  */
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
+#include <structmember.h>
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "kvm.h"
@@ -55,7 +57,7 @@ static int64_t abi_run(int fd, const struct kvm_run *run)
 
 static int abi_set_user_memory_region(int fd, struct kvm_userspace_memory_region *region)
 {
-    return abi_ioctl_struct(fd, ABI_KVM_SET_USER_MEMORY_REGION, region);
+    return abi_issue_struct(fd, ABI_KVM_SET_USER_MEMORY_REGION, region);
 }
 
 /* Stops at the first that is not done, and returns its result. */
@@ -67,7 +69,7 @@ static int abi_set_user_memory_regions(int fd, const struct kvm_userspace_memory
     for (*done = 0; *done < count && !result; *done += !result) {
         struct kvm_userspace_memory_region region = regions[*done];
 
-        result = abi_ioctl_struct(fd, ABI_KVM_SET_USER_MEMORY_REGION, &region);
+        result = abi_issue_struct(fd, ABI_KVM_SET_USER_MEMORY_REGION, &region);
     }
     return result;
 }
@@ -179,6 +181,9 @@ static PyObject *run(PyObject *module, PyObject *const *args, Py_ssize_t count)
     return number_of(result);
 }
 
+#include "fields.c"
+#include "shortcut.c"
+
 static PyMethodDef methods[] = {
     {"abi_set_user_memory_region", (PyCFunction)(void *)set_user_memory_region, METH_FASTCALL,
      "KVM_SET_USER_MEMORY_REGION: fd and the fields. Returns 0, -errno, or ABI_WRITTEN_TO."},
@@ -188,6 +193,8 @@ static PyMethodDef methods[] = {
      "KVM_RUN: fd, and the address of the vCPU's mapping of two pages or more. Returns 0, -errno,\n"
      "or from 2^60 on a number that says all of the exit, and the same of the same exit: of a\n"
      "port access of up to 4 bytes, or of a read outside memory."},
+    {"put_before", put_before, METH_VARARGS,
+     "Put the shortcut before a method: see kvm_abi.shortcut. Once in a process."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -197,5 +204,12 @@ static PyModuleDef module = {
 
 PyMODINIT_FUNC PyInit__frequent(void)
 {
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+
+    if (made && !add_fields_type(made, "kvm_abi._frequent.VmFields", vm_fields) &&
+        !add_fields_type(made, "kvm_abi._frequent.PagesFields", pages_fields) &&
+        !add_fields_type(made, "kvm_abi._frequent.AddressFields", address_fields))
+        return made;
+    Py_XDECREF(made);
+    return NULL;
 }

@@ -52,6 +52,7 @@ static int abi_result(int result)
 #define ABI_AT_END 0x20000000
 #define ABI_PLACES 16
 #define ABI_PAGE 4096
+#define ABI_SMALL 512
 
 /* By their numbers two requests write to their argument; in fact the kernel only reads it. */
 static int abi_only_reads(unsigned long request)
@@ -68,27 +69,31 @@ static int abi_has_array(unsigned long request)
 }
 
 /* Places for structures, each at the end of memory: a kernel that reads or writes more than the
- * size in the request's number answers EFAULT. All that a call touches is in one page, as a system
- * call may cost its caller the TLB. */
-static union {
-    struct {
-        atomic_flag taken;
-        int ends;
-    };
-    unsigned char room[ABI_PAGE];
-} abi_places[ABI_PLACES][2] __attribute__((aligned(ABI_PAGE)));
-#define ABI_ROOM (ABI_PAGE - 64)
+ * size in the request's number answers EFAULT. A system call may cost its caller the TLB: so the
+ * first place, for small structures, is at the end of the page where other variables are. */
+static unsigned char abi_area[2 * ABI_PLACES * ABI_PAGE + ABI_SMALL];
+static struct {
+    atomic_flag taken;
+    int ends;
+} abi_places[ABI_PLACES];
+
+static unsigned char *abi_end_of(int place)
+{
+    uintptr_t first = ((uintptr_t)abi_area + ABI_SMALL + ABI_PAGE - 1) & -(uintptr_t)ABI_PAGE;
+
+    return abi_area + (first - (uintptr_t)abi_area) + 2 * place * ABI_PAGE;
+}
 
 /* Returns a place that no other thread uses, or -1. */
-static int abi_take_place(void)
+static int abi_take_place(unsigned long size)
 {
-    int place = 0;
+    int place = size > ABI_SMALL;
 
-    while (atomic_flag_test_and_set(&abi_places[place]->taken))
+    while (atomic_flag_test_and_set(&abi_places[place].taken))
         if (++place == ABI_PLACES)
             return -1;
-    if (!abi_places[place]->ends)
-        abi_places[place]->ends = !mprotect(abi_places[place] + 1, ABI_PAGE, PROT_NONE);
+    if (!abi_places[place].ends)
+        abi_places[place].ends = !mprotect(abi_end_of(place), ABI_PAGE, PROT_NONE);
     return place;
 }
 
@@ -105,15 +110,17 @@ static int abi_ioctl_copied(int fd, unsigned long request, void *arg)
     return abi_only_reads(request) && memcmp(copy, arg, size) ? ABI_WRITTEN_TO : result;
 }
 
-static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
+/* Inline, so that the structure of a request that is a constant is copied by a few instructions. */
+static inline __attribute__((always_inline)) int abi_issue_struct(int fd, unsigned long request,
+                                                                  void *arg)
 {
     unsigned long size = _IOC_SIZE(request);
-    int result, place = abi_has_array(request) || size > ABI_ROOM ? -1 : abi_take_place();
+    int result, place = abi_has_array(request) || size > ABI_PAGE ? -1 : abi_take_place(size);
     void *passed;
 
     if (place < 0)
         return abi_ioctl_copied(fd, request, arg);
-    passed = abi_places[place][1].room - size;
+    passed = abi_end_of(place) - size;
     memcpy(passed, arg, size);
     errno = 0;
     result = abi_result(ioctl(fd, request, passed));
@@ -121,7 +128,7 @@ static int abi_ioctl_struct(int fd, unsigned long request, void *arg)
         memcpy(arg, passed, size);
     else if (memcmp(arg, passed, size))
         result = ABI_WRITTEN_TO;
-    atomic_flag_clear(&abi_places[place]->taken);
+    atomic_flag_clear(&abi_places[place].taken);
     return result;
 }
 

@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from kvm_abi import raw
 from vmm.execution.executor import Recorder, execute
@@ -23,6 +25,7 @@ from vmm.execution.probe.features import probe_features
 from vmm.fuzz.generate.dice import seed_of
 from vmm.fuzz.generate.scenarios import generate
 from vmm.kvm.system import Kvm
+from vmm.kvm.vm import IN_PYTHON, Vm
 from vmm.repro.emit import InexpressibleError, program
 from vmm.scenario.features import Features
 from vmm.scenario.history import End, Event, Header, History
@@ -39,7 +42,7 @@ WAYS_IN = (
     *("_ioctl_struct", "_ioctl_value", "_run_past_mmio"),
     *("issue_region", "issue_regions", "issue_run"),
 )
-"""The names in `kvm_abi.raw` of all that issues an ioctl."""
+"""The names in `kvm_abi.raw` of all that issues an ioctl; the shortcut does so besides."""
 
 _NOTHING = "int main(void) { return 0; }"
 
@@ -165,14 +168,12 @@ class Stopwatch:
 
     def measure(self, work: Any) -> None:
         """Do the work with all ways into the kernel watched."""
-        usual = {name: getattr(raw, name) for name in WAYS_IN}
-        for name, call in usual.items():
-            setattr(raw, name, self._watched(call))
-        try:
+        with ExitStack() as stack:
+            for name in WAYS_IN:
+                watched = self._watched(getattr(raw, name))
+                stack.enter_context(patch.object(raw, name, watched))
+            stack.enter_context(patch.object(Vm, IN_PYTHON.__name__, IN_PYTHON))
             work()
-        finally:
-            for name, call in usual.items():
-                setattr(raw, name, call)
 
     def _watched(self, call: Any) -> Any:
         clock = time.perf_counter

@@ -1,6 +1,7 @@
 import errno
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from kvm_abi.raw import KvmError, WrongAnswerError
 from kvm_abi.uapi import Cap, Ioctl, MemFlag
 from vmm.kvm.memory import HostAddress, HostMapping
 from vmm.kvm.system import Kvm
-from vmm.kvm.vm import Vm
+from vmm.kvm.vm import IN_PYTHON, Vm
 
 PAGE = 4096
 
@@ -230,3 +231,27 @@ def test_a_processor_of_impossible_addresses_is_a_wrong_answer(
         else:
             with pytest.raises(WrongAnswerError, match=f"{bits} bits of a gpa in leaf 0x80000008"):
                 kvm.supported_gpa_bits()
+
+
+@pytest.mark.parametrize("change", [Vm.set_user_memory_region, IN_PYTHON])
+def test_what_a_slot_pins_is_the_same_with_and_without_the_shortcut(
+    change: Callable[..., None], kvm: Kvm, memory: HostMapping
+) -> None:
+    slot, here = 300, HostAddress(memory, 0)  # So large a number is an object of its own.
+    with kvm.create_vm() as vm:
+        before = sys.getrefcount(slot), sys.getrefcount(here), sys.getrefcount(memory)
+        for _ in range(3):
+            change(vm, slot, 0, 0x1000, 0x1000, here)
+            change(vm, slot, 0, 0x2000, 0x1000, here.hva)  # A plain number does not unpin.
+            assert memory.in_use
+            with pytest.raises(KvmError, match="EINVAL"):
+                change(vm, slot, 0, 0x1001, 0x1000, here)
+            assert memory.in_use
+            change(vm, slot, 0, 0, 0, 0)
+            assert not memory.in_use
+        change(vm, slot, 0, 0x1000, 0x1000, here.hva)
+        assert not memory.in_use
+        change(vm, slot, 0, 0, 0, here)
+        assert not memory.in_use
+    after = sys.getrefcount(slot), sys.getrefcount(here), sys.getrefcount(memory)
+    assert after == before

@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 COMPILED = {
     "kvm_abi._kvm": ("kvm_abi.raw", "kvm_abi.mman", "kvm_abi.notices"),
-    "kvm_abi._frequent": ("kvm_abi.raw",),
+    "kvm_abi._frequent": ("kvm_abi.raw", "kvm_abi.shortcut"),
     "guests._image": ("guests",),
 }
 FORBIDDEN = {"fcntl", "ctypes"}

@@ -14,7 +14,7 @@ from vmm.bench.setup import Setup
 
 _NUMBERS = (
     *("CODE_GPA", "WORK_GPA", "OTHER_GPA", "HOLE_GPA", "FILL_GPA"),
-    *("HUGE_PAGE_BYTES", "TOUCHED_PAGES", "RING_BYTES"),
+    *("HUGE_PAGE_BYTES", "TOUCHED_PAGES", "RING_BYTES", "READINGS"),
 )
 
 

@@ -7,6 +7,7 @@ import msgspec
 Work = Literal[
     "create",
     "delete",
+    "both",
     "pairs",
     "move",
     "flags",
@@ -21,7 +22,8 @@ WORKS: tuple[Work, ...] = get_args(Work)
 WORDS: dict[Work, str] = {
     "create": "KVM_SET_USER_MEMORY_REGION creates a slot",
     "delete": "KVM_SET_USER_MEMORY_REGION deletes it",
-    "pairs": "both, 16 times by one Vm.set_user_memory_regions; for once",
+    "both": "the two in turn, each by one Vm.set_user_memory_region",
+    "pairs": "the two, 16 times by one Vm.set_user_memory_regions; for once",
     "move": "KVM_SET_USER_MEMORY_REGION moves a slot",
     "flags": "KVM_SET_USER_MEMORY_REGION toggles LOG_DIRTY_PAGES",
     "nop": "KVM_SET_USER_MEMORY_REGION changes nothing",
@@ -51,6 +53,9 @@ MAX_FILLED_PAGES = 1 << 24
 TOUCHED_PAGES = 64
 PAIRS = 16
 """How often a slot is created and deleted by one call of the library."""
+
+READINGS = 64
+"""How often the clock is read to find what that takes."""
 
 RING_BYTES = 64 << 10
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-import msgspec
-
 from vmm.bench.measure import Cost, Point
 from vmm.bench.result import SURE, Bench, CostChange, growth
 from vmm.bench.setup import Setup
@@ -38,19 +36,11 @@ def _line(point: Point) -> str:
 
 
 def _together(points: Sequence[Point]) -> Iterator[str]:
-    """Yield what creating and deleting a slot costs relative to C, since the two alternate."""
-    creations = {_but_for_work(each.setup): each for each in points if each.setup.work == "create"}
-    for deletion in (each for each in points if each.setup.work == "delete"):
-        creation = creations.get(_but_for_work(deletion.setup))
-        if creation is not None and creation.c is not None and deletion.c is not None:
-            ours = creation.library.median + deletion.library.median
-            theirs = creation.c.median + deletion.c.median
-            slots = f"{deletion.setup.slots} slot{'s' * (deletion.setup.slots != 1)}"
-            yield f"create and delete, with {slots}: {ours / theirs:.2f} times C"
-
-
-def _but_for_work(setup: Setup) -> Setup:
-    return msgspec.structs.replace(setup, work="nop")
+    """Yield what creating and deleting a slot costs relative to C."""
+    for each in points:
+        if each.setup.work == "both" and each.ratio is not None:
+            slots = f"{each.setup.slots} slot{'s' * (each.setup.slots != 1)}"
+            yield f"create and delete, with {slots}: {each.ratio:.2f} times C"
 
 
 def _half(cost: Cost) -> str:

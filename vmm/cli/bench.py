@@ -104,8 +104,8 @@ def bench(
 
     Costs are in microseconds: the median of the rounds, and the range of their middle half. C does
     the same work in the same run on the same CPU; the ratio compares rounds that follow each other.
-    `pairs` is a creation and a deletion where one call of the library makes 16 of each. How each
-    cost grows with the number of slots is said in words.
+    `both` is a creation and a deletion, one call of the library each; `pairs` is the same where one
+    call makes 16 of each. How each cost grows with the number of slots is said in words.
     """
     from vmm.bench.result import Bench, text_of
     from vmm.bench.table import table

@@ -4,6 +4,7 @@ import os
 from contextlib import suppress
 
 from kvm_abi import mman
+from kvm_abi.shortcut import PagesFields
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Advice, MapFlag, Protection
 from vmm.kvm.closing import Closing
 
@@ -18,7 +19,7 @@ depends on the places of both, and kills the process.
 """
 
 
-class HostPages(Closing):
+class HostPages(PagesFields, Closing):
     """The pages of a mapping; `vmm.HostMapping` creates and closes mappings."""
 
     def __init__(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from kvm_abi import mman
+from kvm_abi.shortcut import AddressFields
 from kvm_abi.uapi import PAGE_SIZE_BYTES, Advice, MapFlag, Protection
 from vmm.kvm.hostpages import PRIVATE, READ_WRITE, HostPages
 
@@ -265,16 +266,17 @@ class HostMapping(HostPages):
         )
 
 
-PINNED: dict[int, Mapping[int, HostMapping]] = {}
-"""The mappings that slots use, by the descriptor of their VM and their slot number.
+PINNED: dict[int, Mapping[int, HostMapping | None]] = {}
+"""The mappings that slots use, by the descriptor of their VM and their slot number: None
+of a slot that is deleted.
 
 Each table belongs to its VM, so that a slot costs nothing extra; only closing a mapping searches
 all tables.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class HostAddress:
+@dataclass(frozen=True)
+class HostAddress(AddressFields):
     """An hva inside a mapping, which is pinned for as long as a slot uses it.
 
     ``offset`` is bytes from the start of the mapping. ``hva`` raises `ValueError` if the mapping is
@@ -285,6 +287,8 @@ class HostAddress:
         ...     HostAddress(memory, 0x1000).hva - HostAddress(memory, 0).hva
         4096
     """
+
+    __slots__ = ()
 
     mapping: HostMapping
     offset: int

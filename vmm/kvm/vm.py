@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from typing import NoReturn
 
 from kvm_abi import raw
 from kvm_abi.raw import KvmError
+from kvm_abi.shortcut import VmFields, put_before
 from kvm_abi.uapi import SYNC_X86_REGS, SYNC_X86_SREGS, Cap, Ioctl, IoEventFdFlag
 from vmm.kvm.closing import Closing
 from vmm.kvm.memory import PINNED, HostAddress, HostMapping
@@ -14,7 +16,7 @@ from vmm.kvm.vcpu import Vcpu
 _SHARED = SYNC_X86_REGS | SYNC_X86_SREGS
 
 
-class Vm(Closing):
+class Vm(VmFields, Closing):
     """A VM. Closing it closes its vCPUs and unpins the memory that its slots used.
 
     A slot number holds the slot id in bits 0-15 and the as_id in bits 16-31. Sizes, offsets
@@ -37,7 +39,7 @@ class Vm(Closing):
         self._fd = fd
         self._vcpu_mmap_size_bytes = vcpu_mmap_size_bytes
         self._vcpus: list[Vcpu] = []
-        self._pinned: dict[int, HostMapping] = {}
+        self._pinned: dict[int, HostMapping | None] = {}
         PINNED[fd] = self._pinned
 
     @property
@@ -141,25 +143,19 @@ class Vm(Closing):
         ...         print(str(error).rpartition(": ")[2])
         EEXIST File exists
         """
-        # This is the most frequent call, so it avoids properties and needless calls.
-        if type(userspace_addr) is HostAddress:
-            mapping = userspace_addr.mapping
-            hva = mapping.address_of(userspace_addr.offset)
-        else:
-            mapping = None
-            hva = userspace_addr if type(userspace_addr) is int else hva_of(userspace_addr)
+        hva = hva_of(userspace_addr)
         try:
             result = raw.issue_region(self._fd, slot, flags, guest_phys_addr, memory_size, hva)
         except (TypeError, OverflowError) as error:
             raise raw.region_misfit(error, slot, flags, guest_phys_addr, memory_size, hva) from None
         if result:
-            if result == raw.CLOSED:
-                _ = self.fd  # Raises an error of its own if the VM is closed.
-            raise raw.region_error(result, slot, flags, guest_phys_addr, memory_size, hva)
-        if not memory_size:
-            self._pinned.pop(slot, None)
-        elif mapping is not None:
-            self._pinned[slot] = mapping
+            self._refuse(result, slot, flags, guest_phys_addr, memory_size, hva)
+        self._track(slot, memory_size, userspace_addr)
+
+    def _refuse(self, result: int, *region: int) -> NoReturn:
+        if result == raw.CLOSED:
+            _ = self.fd  # Raises an error of its own if the VM is closed.
+        raise raw.region_error(result, *region)
 
     def set_user_memory_regions(self, changes: Regions | Iterable[Region]) -> None:
         """Issue KVM_SET_USER_MEMORY_REGION for each change in order, back to back.
@@ -195,11 +191,7 @@ class Vm(Closing):
             if result == raw.CLOSED:
                 _ = self.fd
             raise refused(wanted, result, done)
-        for slot, pinned in wanted.left.items():
-            if pinned is None:
-                self._pinned.pop(slot, None)
-            else:
-                self._pinned[slot] = pinned
+        self._pinned.update(wanted.left)
 
     def set_user_memory_region2(
         self,
@@ -492,6 +484,12 @@ class Vm(Closing):
         A plain number does not unpin: an existing slot cannot change its hva.
         """
         if memory_size == 0:
-            self._pinned.pop(slot, None)
+            self._pinned[slot] = None
         elif isinstance(userspace_addr, HostAddress):
             self._pinned[slot] = userspace_addr.mapping
+
+
+IN_PYTHON = Vm.set_user_memory_region
+"""All of the method; a shortcut in C stands before it."""
+
+put_before(IN_PYTHON, Vm, HostAddress, HostMapping)
