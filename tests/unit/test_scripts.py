@@ -55,6 +55,16 @@ def test_too_few_descriptors_to_start_python_are_said(most: int) -> None:
     assert "oo few open files" in done.stderr or "Too many open files" in done.stderr
 
 
+def test_a_folder_as_standard_input_is_no_difference(tmp_path: Path) -> None:
+    handle = os.open(tmp_path, os.O_RDONLY)
+    done = subprocess.run(
+        [ROOT / "scripts/vmm", "run", "-"],
+        stdin=handle, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    os.close(handle)
+    assert (done.returncode, done.stderr) == (2, "vmm: standard input: empty\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_python_has_begun_is_told_in_the_result(
     number: int, tmp_path: Path

@@ -16,7 +16,7 @@ from vmm.host.health import Problem
 from vmm.host.hostinfo import HostInfo
 from vmm.report.terminal import differing_step, step_under_way
 from vmm.report.text import check_again
-from vmm.scenario.features import Features
+from vmm.scenario.features import Features, PerVm
 from vmm.scenario.kinds import RESULT, other_than
 from vmm.scenario.toolversion import tool_version
 from vmm.scenario.undecodable import UNDECODABLE
@@ -135,9 +135,10 @@ def parse_result(text: bytes, name: str) -> ResultFile:
     if other:
         raise ResultError(f"{name}: {other}")
     try:
-        found = msgspec.json.decode(text, type=_Version).format
+        head = msgspec.json.decode(text, type=_Head)
+        found = head.format
         if found == FORMAT:
-            return msgspec.json.decode(text, type=ResultFile)
+            return _decoded(text, head)
     except UNDECODABLE as error:
         raise ResultError(f"{name}: not a result of `vmm check --json`: {error}") from None
     raise ResultError(
@@ -146,8 +147,31 @@ def parse_result(text: bytes, name: str) -> ResultFile:
     )
 
 
-class _Version(msgspec.Struct):
+class _Head(msgspec.Struct):
     format: int
+    features: dict[str, object] = {}
+
+
+def _decoded(text: bytes, head: _Head) -> ResultFile:
+    """Decode a result; features that only another version of this program asks for are left out.
+
+    A history's are never: it would be judged as if the kernel lacked them.
+    """
+    known = _known_features(head.features)
+    if known == head.features:
+        return msgspec.json.decode(text, type=ResultFile)
+    data = msgspec.json.decode(text)
+    data["features"] = known
+    return msgspec.convert(data, ResultFile)
+
+
+def _known_features(features: dict[str, object]) -> dict[str, object]:
+    protected = features.get("protected")
+    known = {name: features[name] for name in Features.__struct_fields__ if name in features}
+    if isinstance(protected, dict):
+        fields = PerVm.__struct_fields__
+        known["protected"] = {name: protected[name] for name in fields if name in protected}
+    return known
 
 
 def schema() -> dict[str, object]:

@@ -163,6 +163,10 @@ def test_bash_understands_its_script() -> None:
         (("repro", "create-one-p"), "create-one-page"),
         (("lab", "run", "--kernel", "debian-5"), "debian-5.10"),
         (("lab", "run", "--kernel", "~/li"), "file,~/li"),
+        (("lab", "run", "--kernel", "debian", "--", "chec"), "check"),
+        (("lab", "run", "--kernel", "debian", "--", "check", "create-one-p"), "create-one-page"),
+        (("lab", "run", "--kernel", "debian", "--", "check", "--tag", "slo"), "slow"),
+        (("lab", "run", "--kernel", "debian", "--", "check", "--hist"), "--histories"),
     ],
 )
 def test_commands_scenarios_and_tags_are_completed(words: tuple[str, ...], offered: str) -> None:

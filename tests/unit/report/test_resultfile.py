@@ -12,6 +12,7 @@ from tests.results import EVERY_KIND, LEFT, passed, run_of
 from vmm.report import resultfile
 from vmm.report.json import run_text
 from vmm.report.resultfile import ResultError, parse_result, result_file, schema
+from vmm.scenario.features import PerVm
 from vmm.scenario.operations import (
     GuestThread,
     Instruction,
@@ -52,6 +53,19 @@ def test_a_result_is_read_as_it_was_written() -> None:
     read = parse_result(run_text(run_of(passed("a", "x"))).encode(), "f")
     assert msgspec.structs.replace(read, time=one.time) == one  # Written a moment later.
     assert len(parse_result(run_text(run).encode(), "f").scenarios) == len(run.checked)
+
+
+def test_features_that_only_another_version_knows_are_left_out() -> None:
+    data = json.loads(run_text(RUN))
+    wanted = parse_result(json.dumps(data).encode(), "f")
+    data["features"] |= {"time_travel": True, "protected": {"time_travel": 1}}
+    read = parse_result(json.dumps(data).encode(), "f")
+    assert read.features.protected == PerVm()
+    features = msgspec.structs.replace(read.features, protected=wanted.features.protected)
+    assert msgspec.structs.replace(read, features=features) == wanted
+    data["features"]["nr_memslots"] = "many"
+    with pytest.raises(ResultError, match=r"features\.nr_memslots"):
+        parse_result(json.dumps(data).encode(), "f")
 
 
 def test_steps_say_what_happened() -> None:

@@ -9,7 +9,7 @@ from itertools import takewhile
 from pathlib import Path
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import CompletionItem, ShellComplete
 
 from vmm.cli.lab.lines import SharedLines
 from vmm.cli.lab.machines import LabFailed, in_one_line, job_of, kernel_of, say, worst
@@ -42,6 +42,14 @@ def _complete_kernels(
     """Return the releases with this prefix; if there are none, shells complete paths."""
     names = [each for each in RELEASES if each.startswith(incomplete)]
     return [CompletionItem(each) for each in names] or [CompletionItem(incomplete, type="file")]
+
+
+def _complete(
+    ctx: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return what could follow if the command ran here."""
+    words = [*(ctx.params.get("words") or ())]
+    return ShellComplete(ctx.find_root().command, {}, "vmm", "").get_completions(words, incomplete)
 
 
 class _Run(Inside):
@@ -113,7 +121,12 @@ class _Run(Inside):
 )
 @click.option("--fresh", is_flag=True, help="Boot anew, and save no state of the machine.")
 @click.argument(
-    "words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]..."
+    "words",
+    nargs=-1,
+    required=True,
+    type=click.UNPROCESSED,
+    metavar="-- COMMAND [ARGUMENT]...",
+    shell_complete=_complete,
 )
 @click.pass_context
 def run(
