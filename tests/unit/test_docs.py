@@ -1,5 +1,7 @@
 """The pages of the library: made from docstrings, without a warning."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +16,20 @@ def test_pages_are_built_without_a_warning_and_hold_every_public_name(tmp_path: 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "library" / "index.html").read_text()
-    constants = {"Cap", "MemFlag", "VmType"}  # Numbers of the ABI, named as the kernel does.
     modules = {"exits", "history", "kernelslots", "operations"}
-    for name in set(vmm.__all__) - constants - modules:
+    for name in set(vmm.__all__) - modules:
         assert f'.{name}"' in page, name
     for name in modules | {"SetUserMemoryRegion", "Mmio", "Vcpu.get_regs", "HostMapping.discard"}:
         assert name in page
+    assert leading_nowhere(tmp_path) == []
+
+
+def leading_nowhere(site: Path) -> list[str]:
+    """Return the links of a site's pages, also those of its theme, that lead to no file of it."""
+    found = []
+    for page in sorted(site.glob("*/**/*.html")):
+        for link in re.findall(r'(?:href|src)="([^"#:]+)(?:#[^"]*)?"', page.read_text()):
+            target = Path(os.path.normpath(page.parent / link))
+            if not (target / "index.html" if target.is_dir() else target).exists():
+                found.append(f"{page.relative_to(site)}: {link}")
+    return found
