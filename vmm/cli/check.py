@@ -16,7 +16,7 @@ from typing import IO
 import click
 
 from vmm.cli.listing import show_list
-from vmm.cli.options.dask import dask_option
+from vmm.cli.options.dask import dask_option, for_hosts, not_with_dask
 from vmm.cli.options.paths import FilePath
 from vmm.cli.options.required import require_run_option
 from vmm.cli.options.selection import curated, select, selected, selecting
@@ -48,8 +48,13 @@ from vmm.verdict.result import Checked, Run
 _FEW_SLOTS = Features(nr_memslots=LEAST_SLOTS)
 """Scenario names are the same on every kernel, and with few slots the catalogue is made faster."""
 
-_NOT_WITH_DASK = ("journal", "failed_histories", "histories", "white_box", "kselftest", "required")
-"""Options that concern the host that scenarios run on."""
+_NOT_WITH_DASK = (
+    *("journal", "failed_histories", "histories", "white_box", "debug_info"),
+    *("kselftest", "required"),
+)
+"""Options that concern the host that scenarios run on, or a run as a whole."""
+
+_FOR_HOSTS = ("patience", "jobs", "max_differences", "verbose", "quiet")
 
 
 @click.command(cls=Reporting, histories=("histories",))
@@ -142,10 +147,8 @@ def check(
     source: Source = ctx.obj or _run_on_this_host
     chosen = requested.everything(histories)
     if dask is not None:
-        for name in _NOT_WITH_DASK:
-            if ctx.params.get(name):
-                raise click.UsageError(f"--dask does not go with --{name.replace('_', '-')}")
-        ctx.exit(_on_cluster(dask, selection, chosen))
+        not_with_dask(ctx, _NOT_WITH_DASK)
+        ctx.exit(_on_cluster(dask, selection, chosen, for_hosts(ctx, _FOR_HOSTS)))
     if journal is not None and failed_histories is not None:
         raise click.UsageError("--journal keeps what does not pass, too: not --failed-histories")
     lost: OutputLost | None = None
@@ -168,11 +171,13 @@ def check(
     ctx.exit(kselftest_status(run) if kselftest else run.exit_status)
 
 
-def _on_cluster(address: str, selection: Selection, chosen: tuple[Wanted, ...]) -> int:
+def _on_cluster(
+    address: str, selection: Selection, chosen: tuple[Wanted, ...], options: tuple[str, ...]
+) -> int:
     from vmm.cli.fleet import check_on
 
     names = [scenario.name for scenario in select(curated(_FEW_SLOTS), selection)]
-    return check_on(address, names, chosen)
+    return check_on(address, names, chosen, options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,12 @@ _WORST_FIRST = (
 )
 
 
-def check_on(address: str, names: Sequence[str], formats: Sequence[Wanted]) -> int:
+def check_on(
+    address: str, names: Sequence[str], formats: Sequence[Wanted], options: Sequence[str] = ()
+) -> int:
     """Check scenarios on a cluster; print what the hosts print, and return the exit status.
+
+    ``options`` are those of the command on each host.
 
     The merged result goes to the files in ``formats``, which are opened before the first task is
     sent.
@@ -59,7 +63,10 @@ def check_on(address: str, names: Sequence[str], formats: Sequence[Wanted]) -> i
 
     chunks = [tuple(names[at : at + _AT_ONCE]) for at in range(0, len(names), _AT_ONCE)]
     tasks = [
-        Task(f"{chunk[0]} and {len(chunk) - 1} more", ("check", "--json", "{out}/result", *chunk))
+        Task(
+            f"{chunk[0]} and {len(chunk) - 1} more",
+            ("check", *options, "--json", "{out}/result", *chunk),
+        )
         for chunk in chunks
     ]
     results: list[ResultFile] = []
@@ -75,9 +82,10 @@ def check_on(address: str, names: Sequence[str], formats: Sequence[Wanted]) -> i
             tell(f"vmm: {host}: no result of {task.name}: {why}", err=True)
         _print(host, report)
 
-    with ExitStack() as files, _fleet(address, _CHECK_S) as fleet:
+    with ExitStack() as files:
         documents = [each for each in formats if each.name in _WHOLE]
         streams = [files.enter_context(document(each.file)) for each in documents]
+        fleet = files.enter_context(_fleet(address, _CHECK_S))
         left, early = _all_run(fleet, tasks, done)
         if early == INTERRUPTED:
             if not results:
@@ -119,7 +127,7 @@ class Budget:
         return options
 
 
-def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
+def fuzz_on(address: str, seed: int, budget: Budget, out: Path, options: Sequence[str] = ()) -> int:
     """Search on a cluster; gather findings as they arrive, and return the exit status."""
     _require_engine()
     from vmm.cli.fuzzing import merge_folders, writable_folder
@@ -143,7 +151,7 @@ def fuzz_on(address: str, seed: int, budget: Budget, out: Path) -> int:
     limit_s = _CHECK_S if budget.seconds is None else budget.seconds * 2 + 120
     with writable_folder(out), _fleet(address, limit_s) as fleet:
         parts = _SHARDS if budget.seconds is None else max(len(fleet.hosts()), 1)
-        search = ("fuzz", "--seed", str(seed), "--out", "{out}", *budget.part(parts))
+        search = ("fuzz", *options, "--seed", str(seed), "--out", "{out}", *budget.part(parts))
         tasks = [
             Task(f"shard {part} of {parts}", (*search, "--shard", f"{part}/{parts}"))
             for part in range(1, parts + 1)

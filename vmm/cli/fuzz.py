@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from vmm.cli.input.files import allow_large
-from vmm.cli.options.dask import dask_option
+from vmm.cli.options.dask import dask_option, for_hosts, not_with_dask
 from vmm.cli.options.paths import FilePath
 from vmm.cli.options.required import OptionalValues, require_run_option
 from vmm.cli.options.shard import shard_option
@@ -21,6 +21,11 @@ from vmm.verdict.judge import Status
 
 _MOST_JOBS = 16 * len(allowed())
 """More only take memory: each worker is a process of about 50 MB."""
+
+_NOT_WITH_DASK = (
+    *("shard", "corpus", "resume", "minimise", "white_box", "debug_info"),
+    "required",
+)
 
 
 class Broken(Failure):
@@ -141,8 +146,10 @@ def fuzz(
     if dask is not None:
         from vmm.cli.fleet import Budget, fuzz_on
 
+        not_with_dask(ctx, _NOT_WITH_DASK)
         budget = Budget(seconds, operations, scenarios)
-        ctx.exit(fuzz_on(dask, _seed(seed), budget, out))
+        options = for_hosts(ctx, ("jobs", "findings"))
+        ctx.exit(fuzz_on(dask, _seed(seed), budget, out, options))
     host = look_at_host()
     require_usable(host, required)
     from vmm.cli.fuzzing import minimise_one, run_plan

@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -29,11 +29,13 @@ class Played:
     ends: int | None = None
     """After so many tasks the run is interrupted, or no host is left if ``interrupts`` is false."""
     interrupts: bool = True
+    asked: list[tuple[str, ...]] = field(default_factory=list)
 
     def hosts(self) -> dict[str, list[str]]:
         return {"tcp://h": ["tcp://h:1"]}
 
     def run(self, tasks: Sequence[Task], callbacks: Callbacks) -> tuple[Task, ...]:
+        self.asked += [task.command for task in tasks]
         if self.scheduler_is_gone:
             return tuple(tasks)
         for task in tasks[: self.ends]:
@@ -43,20 +45,20 @@ class Played:
         return tuple(tasks[len(tasks) if self.ends is None else self.ends :])
 
 
-def fuzz(fleet: Played, out: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
+def fuzz(fleet: Played, out: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> Result:
     @contextmanager
     def connected(address: str, timeout_s: float) -> Iterator[Played]:
         yield fleet
 
     monkeypatch.setattr("vmm.cli.fleet._fleet", connected)
     options = ("--seed", "1", "--seconds", "1", "--out", str(out))
-    return CliRunner().invoke(main, ["fuzz", "--dask", "tcp://h:8786", *options])
+    return CliRunner().invoke(main, ["fuzz", "--dask", "tcp://h:8786", *options, *more])
 
 
 NAMES = ("create-one-page", "move-up", "move-down")
 
 
-def check(fleet: Played, file: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
+def check(fleet: Played, file: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> Result:
     """Check three scenarios as tasks of one each, with a result in a file."""
 
     @contextmanager
@@ -65,7 +67,7 @@ def check(fleet: Played, file: Path, monkeypatch: pytest.MonkeyPatch) -> Result:
 
     monkeypatch.setattr("vmm.cli.fleet._fleet", connected)
     monkeypatch.setattr("vmm.cli.fleet._AT_ONCE", 1)
-    arguments = ("check", "--dask", "tcp://h:8786", "--json", str(file), *NAMES)
+    arguments = ("check", "--dask", "tcp://h:8786", "--json", str(file), *options, *NAMES)
     return CliRunner().invoke(main, arguments)
 
 
@@ -109,6 +111,58 @@ def test_a_host_that_returns_no_result_is_told_in_words(
 ) -> None:
     done = check(Played(Report(0, "", "")), tmp_path / "r", monkeypatch)
     assert "vmm: tcp://h: no result of create-one-page and 0 more: it left none\n" in done.stderr
+
+
+def test_hosts_get_the_options_that_concern_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VMM_PATIENCE", "3")
+    fleet = Played(result_of(0, passed("create-one-page")))
+    check(fleet, tmp_path / "r", monkeypatch, "--jobs", "2", "--max-differences", "5", "-q")
+    options = ("--patience", "3.0", "--jobs", "2", "--max-differences", "5", "--quiet")
+    assert fleet.asked[0][: len(options) + 1] == ("check", *options)
+    fleet = Played(Report(0, "", ""))
+    fuzz(fleet, tmp_path / "f", monkeypatch, "--jobs", "2", "--findings", "1")
+    assert fleet.asked[0][:5] == ("fuzz", "--jobs", "2", "--findings", "1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("--require-run", "3"),
+        ("--failed-histories", "d"),
+        ("--journal", "d"),
+        ("--histories", "d/h"),
+    ],
+)
+def test_options_of_a_check_that_hosts_do_not_get_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    done = check(Played(Report(0, "", "")), tmp_path / "r", monkeypatch, name, value)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"vmm: --dask does not go with {name} ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("--shard", "1/4"), ("--corpus", "c"), ("--resume", ""), ("--require-run", "3")],
+)
+def test_options_of_a_search_that_hosts_do_not_get_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    options = (name, *([value] if value else []))
+    done = fuzz(Played(Report(0, "", "")), tmp_path / "f", monkeypatch, *options)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"vmm: --dask does not go with {name} ")
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anybody_connects(tmp_path: Path) -> None:
+    arguments = ("check", "--dask", "tcp://127.0.0.1:9", "--json", str(tmp_path / "no" / "r"))
+    done = CliRunner().invoke(main, arguments)
+    assert (done.exit_code, done.stderr) == (
+        2,
+        f"vmm: {tmp_path}/no/r: No such file or directory\n",
+    )
 
 
 def test_a_search_that_finds_nothing_passes_and_leaves_no_folder(
