@@ -59,16 +59,7 @@ def check_on(
         if each.name not in _WHOLE and each != Wanted("text"):
             raise click.UsageError(f"--dask does not go with --format {each.name}")
     _require_engine()
-    from vmm.fleet.engine import Task
-
-    chunks = [tuple(names[at : at + _AT_ONCE]) for at in range(0, len(names), _AT_ONCE)]
-    tasks = [
-        Task(
-            f"{chunk[0]} and {len(chunk) - 1} more",
-            ("check", *options, "--json", "{out}/result", *chunk),
-        )
-        for chunk in chunks
-    ]
+    tasks = _checks(names, options)
     results: list[ResultFile] = []
     found: list[int] = []
 
@@ -97,6 +88,14 @@ def check_on(
             result = _merged(results, names, _status(found, left), early)
             stream.write(_text(each.name, result))
     return _status(found, left)
+
+
+def _checks(names: Sequence[str], options: Sequence[str]) -> list["Task"]:
+    from vmm.fleet.engine import Task
+
+    command = ("check", *options, "--json", "{out}/result")
+    chunks = [tuple(names[at : at + _AT_ONCE]) for at in range(0, len(names), _AT_ONCE)]
+    return [Task(f"{chunk[0]} and {len(chunk) - 1} more", (*command, *chunk)) for chunk in chunks]
 
 
 def _text(name: str, result: ResultFile) -> str:
