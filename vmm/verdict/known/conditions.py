@@ -59,18 +59,15 @@ def _written(batch: list[AnyOperation]) -> int:
     return len(pages) + swept
 
 
-def binds_beyond_all(scenario: Scenario) -> bool:
-    """Whether a slot is bound to a range of a guest_memfd that ends at or beyond 2^63."""
-    return any(is_bound_beyond_all(scenario, -1, op) for op in scenario.operations)
-
-
-def is_bound_beyond_all(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
-    """Whether this is such a call."""
-    return (
-        isinstance(op, ops.SetUserMemoryRegion2)
-        and bool(op.flags & GUEST_MEMFD)
-        and op.guest_memfd_offset < 1 << 63 <= op.guest_memfd_offset + op.memory_size
-    )
+def bindings_beyond_all(scenario: Scenario) -> Iterator[int]:
+    """Yield each binding to a range of a guest_memfd that ends at or beyond 2^63."""
+    for origin, op in enumerate(scenario.operations):
+        if (
+            isinstance(op, ops.SetUserMemoryRegion2)
+            and op.flags & GUEST_MEMFD
+            and op.guest_memfd_offset < 1 << 63 <= op.guest_memfd_offset + op.memory_size
+        ):
+            yield origin
 
 
 def has_no_room_for_internal_slots(scenario: Scenario) -> bool:
@@ -277,14 +274,11 @@ def _leaving_memory(
                 yield origin
 
 
-def enters_narrowly(scenario: Scenario) -> bool:
-    """Whether a guest executes a 16-bit enter, whose stack pointer may be wider."""
-    return any(is_entered_narrowly(scenario, -1, op) for op in scenario.operations)
-
-
-def is_entered_narrowly(_scenario: Scenario, _origin: int, op: AnyOperation) -> bool:
-    """Whether this is such an instruction."""
-    return isinstance(op, ops.Instruction) and (op.name, op.width) == ("enter", 2)
+def narrow_enters(scenario: Scenario) -> Iterator[int]:
+    """Yield each 16-bit enter, whose stack pointer may be wider."""
+    for origin, op in enumerate(scenario.operations):
+        if isinstance(op, ops.Instruction) and (op.name, op.width) == ("enter", 2):
+            yield origin
 
 
 _LEAVE_ROOTS = (

@@ -74,7 +74,7 @@ KNOWN = (
         conditions.is_harvest,
         hosts.tdp("off"),
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="gmem-bind-signed-overflow",
             vendor="",
@@ -85,9 +85,8 @@ KNOWN = (
             "0x7fffffffffffe000 and 0x7ffffffffffff000; at 0x7fffffffffffd000, and at "
             "2^63, it answers EINVAL; mended by eba85fee7fc6",
         ),
-        _kinds(SetUserMemoryRegion2),
-        conditions.binds_beyond_all,
-        conditions.is_bound_beyond_all,
+        SetUserMemoryRegion2,
+        conditions.bindings_beyond_all,
     ),
     Known(
         KnownIssue(
@@ -431,7 +430,7 @@ KNOWN = (
         Instruction,
         conditions.taken_down,
     ),
-    Known(
+    known_at(
         KnownIssue(
             name="emulated-enter-by-stack-size",
             vendor="",
@@ -442,9 +441,8 @@ KNOWN = (
             "32-bit pointer, where the manuals have 2: enter-of-16-bits-in-a-hole; where the "
             "processor carries it out, in memory, it is 2",
         ),
-        _kinds(Instruction),
-        conditions.enters_narrowly,
-        conditions.is_entered_narrowly,
+        Instruction,
+        conditions.narrow_enters,
     ),
     Known(
         KnownIssue(
