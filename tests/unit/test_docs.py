@@ -22,6 +22,8 @@ def test_pages_are_built_without_a_warning_and_hold_every_public_name(tmp_path: 
     for name in modules | {"SetUserMemoryRegion", "Mmio", "Vcpu.get_regs", "HostMapping.discard"}:
         assert name in page
     assert leading_nowhere(tmp_path) == []
+    assert "<blockquote>" not in page  # What becomes of an example that is not marked as code.
+    assert page.count("&gt;&gt;&gt; ") > 300
 
 
 def leading_nowhere(site: Path) -> list[str]:
