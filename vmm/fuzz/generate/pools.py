@@ -98,9 +98,9 @@ class Pools:
 
     ``manual_log`` says whether the dirty log is cleared by hand, ``spaces`` which address spaces
     the guest looks at, ``subjects`` what else the scenario is about; touched gpas are below
-    ``reach``. ``has_long`` says whether there are guests in 64-bit mode, ``forces``
-    whether KVM can be made to emulate instructions, ``has_ports`` whether ranges of ports can be
-    coalesced.
+    ``reach``. ``has_long`` says whether there are guests in 64-bit mode, ``starts_32_bit`` whether
+    those with page tables run in 32-bit mode, too, ``forces`` whether KVM can be made to emulate
+    instructions, ``has_ports`` whether ranges of ports can be coalesced.
     """
 
     slots: tuple[int, ...]
@@ -118,6 +118,7 @@ class Pools:
     has_long: bool = False
     forces: bool = False
     has_ports: bool = False
+    starts_32_bit: bool = False
 
 
 def draw(dice: Dice, features: Features) -> Pools:
@@ -149,6 +150,7 @@ def draw(dice: Dice, features: Features) -> Pools:
         features.touch_limit > REACH,
         features.forced_emulation,
         features.coalesced_pio,
+        features.starts_32_bit,
     )
 
 

@@ -21,14 +21,13 @@ from vmm.scenario.operations import (
     SetUserMemoryRegion,
     Start,
 )
-from vmm.scenario.pagetables import PAGES, PLAIN, USED, Tables
+from vmm.scenario.pagetables import PLAIN, USED, Tables
+from vmm.scenario.paging import KINDS, Paging, PagingKind
 from vmm.scenario.programs import (
-    ENTRY_BYTES,
     LOAD,
     STORE,
     copy,
     entries,
-    index_of,
     remap,
     remap_both,
     writes,
@@ -38,11 +37,17 @@ _CODE_PAGES = 4
 """How many addresses map pages with code; those after them map any gpa."""
 
 _OTHERS = 4
-_START = 3 << 39 | 3 << 30 | 3 << 21 | 16 << 12
-"""The first mapped address: its table entries are at offsets that no touch writes."""
+_FIRST_ENTRY_AT = 0x80
+_UPPER_INDEX = 3
+"""Where the entries of the first mapped address are in its tables: no touch writes there."""
+
+_KINDS: tuple[PagingKind, ...] = ("long", "long", "pae", "two-level")
 
 _STORE_AT, _LOAD_AT, _REMAP_AT, _COPY_AT = 0x900, 0x980, 0xA00, 0xA80
 _REMAP_BOTH_AT = 0xB00
+_ACCESSES = (_LOAD_AT, _LOAD_AT, _STORE_AT, _STORE_AT, _COPY_AT)
+"""The last is one of 64-bit mode only."""
+
 _OFFSETS = (0x40, 0x100, 0xFFC)
 """Where in a page a program accesses a word."""
 
@@ -62,6 +67,7 @@ class Starts:
         self._as_id: AsId = 0
         """The address space that has the tables, and that all starts are in."""
         self._tables: Tables | None = None
+        self._paging = KINDS["long"]
         self._word = 0
         self._way = False, False
         """Whether a guest that changes an entry exchanges it, and whether it loads CR3 then."""
@@ -78,14 +84,18 @@ class Starts:
         code = range(first + _CODE_PAGES, first + 2 * _CODE_PAGES)
         apart = [gfn for gfn in self._pools.gfns if not first <= gfn < first + _CODE_PAGES]
         others = [dice.pick(apart or code) for _ in range(_OTHERS)]
-        self._tables = Tables(TABLES, first, tuple(code), 0, dice.pick((PLAIN, USED)), USED, _START)
+        kind = self._kind()
+        self._paging = KINDS[kind]
+        bits, start = dice.pick((PLAIN, USED)), _first_address(self._paging)
+        self._tables = Tables(TABLES, first, tuple(code), 0, bits, USED, start, kind)
         yield from self._tables.lay()
         # Whether accessed and dirty bits are set outside memory is unknown, so all are set here.
-        after = index_of(_START, 0) + _CODE_PAGES
-        mapped = (*others, first + PAGES - 1)  # The last address is that of the entries.
+        after = self._paging.index_of(start, 0) + _CODE_PAGES
+        last = len(self._paging.shifts) - 1
+        mapped = (*others, first + last)  # The last address is that of the entries.
         values = {after + n: gfn * PAGE_SIZE_BYTES | USED for n, gfn in enumerate(mapped)}
-        table = Place(TABLES, (PAGES - 1) * PAGE_SIZE_BYTES)
-        yield from entries(table, values)
+        table = Place(TABLES, last * PAGE_SIZE_BYTES)
+        yield from entries(table, values, self._paging.entry_bytes)
         self._word = self._tables.address(_CODE_PAGES + dice.below(_OTHERS)) + dice.pick(_OFFSETS)
         programs = self._programs()
         for mapping in self._pools.mappings:
@@ -121,16 +131,28 @@ class Starts:
         elif what < 0.45 and self._may_map_anew():
             yield self._map_anew(tables, page)
         elif what < 0.9:
-            program = dice.pick((_LOAD_AT, _LOAD_AT, _STORE_AT, _STORE_AT, _COPY_AT))
+            program = dice.pick(_ACCESSES[: 5 if tables.paging == "long" else 4])
             if data < _CODE_PAGES and not self._leads_on(tables, data, program != _LOAD_AT):
                 return
             value = dice.below(1 << 32) if program == _STORE_AT else 0
             address = tables.address(data) + dice.pick(_OFFSETS)
-            yield Start(tables.address(page) + program, tables.gpa, address, value, vcpu=vcpu)
+            yield self._start(tables, page, program, address, value, vcpu)
         else:
             gpa = (tables.gfn + _CODE_PAGES + page) * PAGE_SIZE_BYTES + STUB_OFFSET
             if gpa < REAL_MODE_END:
                 yield Start(gpa, vcpu=vcpu)
+
+    def _kind(self) -> PagingKind:
+        """Return which page tables a scenario has: those of 32-bit mode lie below 4 GiB."""
+        fits = max(self._pools.gfns) + 2 * _CODE_PAGES <= REACH // PAGE_SIZE_BYTES
+        return self._dice.pick(_KINDS) if self._pools.starts_32_bit and fits else "long"
+
+    def _start(
+        self, tables: Tables, page: int, program: int, data: int, value: int, vcpu: int = 0
+    ) -> Start:
+        """Return a start at a program in a page."""
+        address = tables.address(page) + program
+        return Start(address, tables.gpa, data, value, vcpu=vcpu, paging=tables.paging)
 
     def _programs(self) -> tuple[tuple[int, bytes], ...]:
         """Return the programs of every page with code, and their offsets."""
@@ -145,13 +167,18 @@ class Starts:
         return self._pools.vcpus == 1 and max(self._pools.gfns) * PAGE_SIZE_BYTES < REACH
 
     def _map_anew(self, tables: Tables, page: int) -> Start:
-        """Return a start in which the guest maps an address, or two, to a gpa, and reads there."""
-        entry = index_of(self._word, 0) * ENTRY_BYTES
+        """Return a start in which the guest maps an address, or two, to a gpa, and reads there.
+
+        In 32-bit mode it just writes the entry, and reads that.
+        """
+        entry = self._paging.index_of(self._word, 0) * self._paging.entry_bytes
         last = tables.address(_CODE_PAGES + _OTHERS)
         is_followed = self._word + PAGE_SIZE_BYTES < last  # By an address that may change, too.
         code = _REMAP_BOTH_AT if is_followed and self._dice.chance(0.3) else _REMAP_AT
+        if tables.paging != "long":
+            code = _STORE_AT
         value = self._dice.pick(self._pools.gfns) * PAGE_SIZE_BYTES | USED
-        return Start(tables.address(page) + code, tables.gpa, last + entry, value)
+        return self._start(tables, page, code, last + entry, value)
 
     def _leads_on(self, tables: Tables, page: int, writes: bool) -> bool:
         """Whether a page seems to be in memory, or the walk to it sets no bits."""
@@ -192,3 +219,9 @@ class Starts:
         )
         self._world.apply(call)
         return call
+
+
+def _first_address(paging: Paging) -> int:
+    """Return the first address that page tables map."""
+    upper = sum(_UPPER_INDEX << shift for shift in paging.shifts[1:])
+    return upper | _FIRST_ENTRY_AT // paging.entry_bytes << paging.shifts[0]

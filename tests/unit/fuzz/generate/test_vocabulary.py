@@ -43,7 +43,6 @@ _QUANTITY = "it is about quantity, and takes seconds; curated scenarios do it"
 _REFUSED = "a race refuses it: its order, or its effect on one word, would not be known"
 _OWN_MISTAKE = "what a call is refused for does not depend on other threads"
 _ONE_VCPU = "with a local APIC all vCPUs but the first would wait"
-_LONG_TABLES = "the search writes page tables of 64-bit mode only"
 _ONE_FILE = "the search shares one guest_memfd with the host, in one mapping"
 
 LEFT_OUT: Names[str, str] = {
@@ -51,7 +50,6 @@ LEFT_OUT: Names[str, str] = {
     "Churn": _QUANTITY,
     "SetApicBase": "with a local APIC, most of what guests do beside slots is unknown",
     **{f"{call}.vcpu": _ONE_VCPU for call in ("SetVapicAddr", "SetApic", "SetPageMsr")},
-    **{f"Start.paging={kind}": _LONG_TABLES for kind in ("pae", "two-level")},
     "MapGuestMemfd.name": _ONE_FILE,
     "MapGuestMemfd.mapping": _ONE_FILE,
     "GuestThread.windows": "vCPUs go on for as long as the host's threads",
