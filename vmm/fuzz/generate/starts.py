@@ -36,6 +36,9 @@ from vmm.scenario.programs import (
 _CODE_PAGES = 4
 """How many addresses map pages with code; those after them map any gpa."""
 
+_ALL_PAGES = 2 * _CODE_PAGES
+"""Those with code, and as many before them with page tables."""
+
 _OTHERS = 4
 _FIRST_ENTRY_AT = 0x80
 _UPPER_INDEX = 3
@@ -80,8 +83,8 @@ class Starts:
         self._way = dice.chance(_EXCHANGES), dice.chance(_RELOADS)
         if SMM in self._pools.spaces and dice.chance(0.5):
             self._as_id = SMM
-        first = dice.pick(self._pools.gfns)
-        code = range(first + _CODE_PAGES, first + 2 * _CODE_PAGES)
+        first = min(dice.pick(self._pools.gfns), self._pools.reach // PAGE_SIZE_BYTES - _ALL_PAGES)
+        code = range(first + _CODE_PAGES, first + _ALL_PAGES)
         apart = [gfn for gfn in self._pools.gfns if not first <= gfn < first + _CODE_PAGES]
         others = [dice.pick(apart or code) for _ in range(_OTHERS)]
         kind = self._kind()
@@ -101,12 +104,12 @@ class Starts:
         for mapping in self._pools.mappings:
             begin = _CODE_PAGES if mapping.name == TABLES else 0
             if mapping.name in _WITH_CODE:
-                for page in range(begin, min(mapping.pages, begin + 2 * _CODE_PAGES)):
+                for page in range(begin, min(mapping.pages, begin + _ALL_PAGES)):
                     for at, program in programs:
                         place = Place(mapping.name, page * PAGE_SIZE_BYTES + at)
                         yield from writes(place, program)
         if dice.chance(0.5):
-            yield self._slot(first, 0, 2 * _CODE_PAGES)
+            yield self._slot(first, 0, _ALL_PAGES)
         else:
             yield self._slot(first, 0, _CODE_PAGES)
             yield self._slot(first + _CODE_PAGES, _CODE_PAGES, _CODE_PAGES)
@@ -144,8 +147,8 @@ class Starts:
 
     def _kind(self) -> PagingKind:
         """Return which page tables a scenario has: those of 32-bit mode lie below 4 GiB."""
-        fits = max(self._pools.gfns) + 2 * _CODE_PAGES <= REACH // PAGE_SIZE_BYTES
-        return self._dice.pick(_KINDS) if self._pools.starts_32_bit and fits else "long"
+        is_low = self._pools.reach <= REACH
+        return self._dice.pick(_KINDS) if self._pools.starts_32_bit and is_low else "long"
 
     def _start(
         self, tables: Tables, page: int, program: int, data: int, value: int, vcpu: int = 0

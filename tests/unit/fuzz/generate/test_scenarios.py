@@ -13,8 +13,9 @@ from tests.ideal import FEATURES, ideal_history
 from tests.searched import BASES, composed, composed_from, of_subject, some
 from vmm.fuzz.generate.dice import Dice, seed_of
 from vmm.fuzz.generate.looks import Looks
-from vmm.fuzz.generate.pools import LARGE, Pools
+from vmm.fuzz.generate.pools import LARGE, TABLES, Pools
 from vmm.fuzz.generate.scenarios import generate
+from vmm.fuzz.generate.starts import Starts
 from vmm.fuzz.generate.world import World
 from vmm.model.devices import RING_ENTRIES
 from vmm.model.model import Model
@@ -510,3 +511,13 @@ def test_interrupts_go_through_tables_in_slots_and_no_further() -> None:
     assert modes == {False, True}
     assert all(isinstance(each, Touched) and not each.mmio for each in outcomes)
     assert len({str(each) for each in outcomes}) > 8, "each page answers with its own identity"
+
+
+@pytest.mark.parametrize("reach", [1 << 32, 1 << 40])
+def test_page_tables_and_code_are_within_a_guest_s_reach(reach: int) -> None:
+    mappings = (Mapping("a", 8), Mapping(TABLES, 8))
+    last = reach // PAGE_SIZE_BYTES - 1
+    drawn = Pools((1,), (), (last,), (), (1,), mappings, (0,), reach=reach)
+    made = list(Starts(Dice(1), drawn, World(FEATURES.last_gfn)).begin())
+    slots = [op for op in made if isinstance(op, SetUserMemoryRegion)]
+    assert {op.guest_phys_addr + op.memory_size for op in slots} <= {reach, reach - 0x4000}
