@@ -7,6 +7,7 @@ import msgspec
 from vmm.catalogue._area import Area
 from vmm.catalogue._build import Slot, at, second_form
 from vmm.scenario.operations import (
+    ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     MEMFD_INIT_SHARED,
     MEMFD_MMAP,
@@ -14,6 +15,7 @@ from vmm.scenario.operations import (
     AnyOperation,
     CreateGuestMemfd,
     Mapping,
+    SetMemoryAttributes,
     SetUserMemoryRegion2,
 )
 
@@ -48,6 +50,16 @@ def bound(
 def unbound(slot: Slot) -> AnyOperation:
     """Delete a slot with KVM_SET_USER_MEMORY_REGION2."""
     return second_form(slot.delete())
+
+
+def to_private(gfn: int, pages: int = 1) -> SetMemoryAttributes:
+    """Make gfns private."""
+    return msgspec.structs.replace(to_shared(gfn, pages), attributes=ATTRIBUTE_PRIVATE)
+
+
+def to_shared(gfn: int, pages: int = 1) -> SetMemoryAttributes:
+    """Make gfns shared with the host, as all are at first."""
+    return SetMemoryAttributes(gfn * PAGE_SIZE_BYTES, pages * PAGE_SIZE_BYTES)
 
 
 private_vm_scenario = Area(

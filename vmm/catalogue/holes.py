@@ -13,10 +13,11 @@ from vmm.catalogue._memfds import (
     bound,
     made,
     private_vm_scenario,
+    to_private,
+    to_shared,
     unbound,
 )
 from vmm.scenario.operations import (
-    ATTRIBUTE_PRIVATE,
     PAGE_SIZE_BYTES,
     UNSHARE_RANGE,
     ZERO_RANGE,
@@ -29,7 +30,6 @@ from vmm.scenario.operations import (
     PreFaultMemory,
     PunchGuestMemfd,
     Scenario,
-    SetMemoryAttributes,
     Sweep,
 )
 
@@ -58,10 +58,6 @@ def _beside(slot: Slot, first: int) -> Iterator[AnyOperation]:
     yield unbound(slot)
     yield bound(slot, first)
     yield from (read(slot.gfn + page) for page in range(slot.pages))
-
-
-def _private(gfn: int, pages: int = 1) -> SetMemoryAttributes:
-    return SetMemoryAttributes(gfn * _PAGE, pages * _PAGE, ATTRIBUTE_PRIVATE)
 
 
 _shared = Area(
@@ -298,7 +294,7 @@ _PRIVATE_MEMORY = (
         made(),
         bound(ONE),
         write(ONE.gfn, 0x0107_A000),
-        _private(ONE.gfn, 2),
+        to_private(ONE.gfn, 2),
         write(ONE.gfn, 0x0107_A001),
         write(ONE.gfn + 1, 0x0107_A002),
         _hole(0),
@@ -306,7 +302,7 @@ _PRIVATE_MEMORY = (
         read(ONE.gfn + 1),
         write(ONE.gfn, 0x0107_A003),
         read(ONE.gfn),
-        SetMemoryAttributes(ONE.gfn * _PAGE, _PAGE),
+        to_shared(ONE.gfn),
         read(ONE.gfn),
         Inspect(),
     ),
@@ -316,7 +312,7 @@ _PRIVATE_MEMORY = (
         "memory.",
         made(),
         bound(ONE),
-        _private(ONE.gfn, 2),
+        to_private(ONE.gfn, 2),
         write(ONE.gfn, 0x0107_A011),
         write(ONE.gfn + 1, 0x0107_A012),
         *_REFUSED,
@@ -329,7 +325,7 @@ _PRIVATE_MEMORY = (
         "fallocate allocates pages up to the end of the file, all zeros; existing pages stay.",
         made(),
         bound(ONE),
-        _private(ONE.gfn, 2),
+        to_private(ONE.gfn, 2),
         write(ONE.gfn, 0x0107_A021),
         write(ONE.gfn + 1, 0x0107_A022),
         # What is allocated next is likely the memory that this frees.
@@ -346,7 +342,7 @@ _PRIVATE_MEMORY = (
         "leave the slot as it is, and what is changed later is as ever.",
         made(),
         bound(ONE, page=3),
-        _private(ONE.gfn, ONE.pages),
+        to_private(ONE.gfn, ONE.pages),
         *_beside(ONE, 3),
     ),
     _hidden(
@@ -355,7 +351,7 @@ _PRIVATE_MEMORY = (
         "though the hole begins before, and after the slot is gone whose part is before theirs.",
         made(),
         bound(ONE, page=4),
-        _private(ONE.gfn, 2),
+        to_private(ONE.gfn, 2),
         write(ONE.gfn, 0x0107_F001),
         write(ONE.gfn + 1, 0x0107_F002),
         _hole(3, 2),
@@ -363,7 +359,7 @@ _PRIVATE_MEMORY = (
         read(ONE.gfn + 1),
         write(ONE.gfn, 0x0107_F003),
         bound(_LOWEST, page=6),
-        _private(_LOWEST.gfn, 2),
+        to_private(_LOWEST.gfn, 2),
         write(_LOWEST.gfn, 0x0107_F004),
         write(_LOWEST.gfn + 1, 0x0107_F005),
         _hole(5, 2),
@@ -384,14 +380,14 @@ _PRIVATE_MEMORY = (
         "zeros.",
         made(),
         bound(ONE),
-        _private(ONE.gfn, 2),
+        to_private(ONE.gfn, 2),
         write(ONE.gfn, 0x0107_B000),
         write(ONE.gfn + 1, 0x0107_B001),
-        SetMemoryAttributes(ONE.gfn * _PAGE, 2 * _PAGE),
+        to_shared(ONE.gfn, 2),
         read(ONE.gfn),
         _hole(0),
         read(ONE.gfn),
-        _private(ONE.gfn, 2),
+        to_private(ONE.gfn, 2),
         read(ONE.gfn),
         read(ONE.gfn + 1),
     ),
@@ -400,7 +396,7 @@ _PRIVATE_MEMORY = (
         "A page that is punched after a deletion reads as zeros in the next slot.",
         made(),
         bound(ONE, page=2),
-        _private(ONE.gfn, 2),
+        to_private(ONE.gfn, 2),
         write(ONE.gfn, 0x0107_C000),
         write(ONE.gfn + 1, 0x0107_C001),
         unbound(ONE),
@@ -414,7 +410,7 @@ _PRIVATE_MEMORY = (
         "A punched page that was mapped ahead reads as zeros, and can be mapped ahead again.",
         made(),
         bound(ONE),
-        _private(ONE.gfn, 2),
+        to_private(ONE.gfn, 2),
         PreFaultMemory(ONE.gfn * _PAGE, 2 * _PAGE),
         write(ONE.gfn, 0x0107_D000),
         write(ONE.gfn + 1, 0x0107_D001),

@@ -3,9 +3,9 @@
 import msgspec
 
 from vmm.catalogue._build import A, B, Slot, at, read, second_form
+from vmm.catalogue._memfds import to_private, to_shared
 from vmm.catalogue._races import change, host, race, reader, writer
 from vmm.scenario.operations import (
-    ATTRIBUTE_PRIVATE,
     GUEST_MEMFD,
     LOG_DIRTY_PAGES,
     PAGE_SIZE_BYTES,
@@ -25,7 +25,6 @@ from vmm.scenario.operations import (
     Race,
     Scenario,
     SetClockMsr,
-    SetMemoryAttributes,
     SetUserMemoryRegion2,
     Touch,
 )
@@ -51,11 +50,6 @@ _CLOCKS = (
 )
 _LOOKS = (KvmclockCtrl(1), read(_GFN + 8), read(_GFN + 8, vcpu=1), Inspect())
 """Both vCPUs run, and mappings are inspected for the writes of their clocks."""
-
-
-def _attributes(gfn: int, pages: int, *, private: bool = False) -> SetMemoryAttributes:
-    flags = ATTRIBUTE_PRIVATE if private else 0
-    return SetMemoryAttributes(gfn * PAGE_SIZE_BYTES, pages * PAGE_SIZE_BYTES, flags)
 
 
 def _private_one() -> SetUserMemoryRegion2:
@@ -364,7 +358,7 @@ SCENARIOS = (
             "memory, each with its last content.",
             (CreateGuestMemfd("file0", 2 * PAGE_SIZE_BYTES), _private_one()),
             (
-                host(_attributes(_GFN, 2, private=True), _attributes(_GFN, 2), rounds=15),
+                host(to_private(_GFN, 2), to_shared(_GFN, 2), rounds=15),
                 host(HostWrite(at("a", 1), 7), rounds=15),
             ),
             _VCPUS,
@@ -382,13 +376,13 @@ SCENARIOS = (
             (CreateGuestMemfd("file0", 2 * PAGE_SIZE_BYTES), _private_one()),
             (
                 host(
-                    _attributes(_GFN, 1, private=True),
+                    to_private(_GFN),
                     _ONE.delete(),
-                    _attributes(_GFN, 1),
+                    to_shared(_GFN),
                     _private_one(),
-                    _attributes(_GFN + 1, 1, private=True),
+                    to_private(_GFN + 1),
                     PunchGuestMemfd("file0", 0, 2 * PAGE_SIZE_BYTES),
-                    _attributes(_GFN + 1, 1),
+                    to_shared(_GFN + 1),
                     rounds=10,
                 ),
                 host(_NEXT.create(), _NEXT.delete(), rounds=10),
