@@ -134,7 +134,7 @@ class Starts:
         elif what < 0.45 and self._may_map_anew():
             yield self._map_anew(tables, page)
         elif what < 0.9:
-            program = dice.pick(_ACCESSES[: 5 if tables.paging == "long" else 4])
+            program = dice.pick(_ACCESSES if tables.paging == "long" else _ACCESSES[:-1])
             if data < _CODE_PAGES and not self._leads_on(tables, data, program != _LOAD_AT):
                 return
             value = dice.below(1 << 32) if program == _STORE_AT else 0
