@@ -156,7 +156,8 @@ def _what(event: Event, difference: Difference, expected: str) -> str:
         case _, Inspected(changes=changes):
             if not changes:
                 return "host memory lacks what was written"
-            place = words.hva(Place(changes[0].mapping, changes[0].offset))
+            first = words.hva(Place(changes[0].mapping, changes[0].offset))
+            place = amiss.removeprefix("wrong: ").partition(" ")[0] or first
             return f"host memory holds wrong bytes at {place}"
         case _, Raced():
             call = difference.operation.partition("; ")[0]

@@ -372,11 +372,12 @@ class Inspected(Outcome, frozen=True, tag="inspected", gc=False):
         if not (self.room or self.due):
             return self == observed
         return isinstance(observed, Inspected) and fit(
-            _bytes_of(self.changes), _bytes_of(observed.changes), self.room, self.due
+            bytes_of(self.changes), bytes_of(observed.changes), self.room, self.due
         )
 
 
-def _bytes_of(changes: Iterable[HostChange]) -> dict[tuple[str, int], int]:
+def bytes_of(changes: Iterable[HostChange]) -> dict[tuple[str, int], int]:
+    """Return each byte that changed, by mapping and offset."""
     return {
         (change.mapping, change.offset + index): byte
         for change in changes

@@ -1,7 +1,7 @@
 """Outcomes in words."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
 from vmm.scenario.content import identify
@@ -26,6 +26,7 @@ from vmm.scenario.history import (
     Swept,
     Touched,
     Unmapped,
+    bytes_of,
 )
 from vmm.scenario.instruction_effects import AF, CF, OF, PF, SF, ZF
 from vmm.scenario.operations import PAGE_SIZE_BYTES, Mapping, Place
@@ -35,7 +36,9 @@ from vmm.scenario.words import counted, hva, ranges, some
 _REGISTERS = ("ax", "bx", "cx", "dx")
 _POINTERS = ("sp", "bp", "si", "di")
 _CPU_FLAGS = ((CF, "CF"), (PF, "PF"), (AF, "AF"), (ZF, "ZF"), (SF, "SF"), (OF, "OF"))
-_MANY_BYTES = 64
+_MANY_BYTES, _FIRST_BYTES = 32, 16
+_MOST_COMPARED = 1 << 20
+"""Changed bytes that are compared one by one, to say which are wrong."""
 
 
 def outcome(result: AnyOutcome, mappings: tuple[Mapping, ...] = ()) -> str:
@@ -111,7 +114,10 @@ def _inspected(result: Inspected) -> str:
 
 
 def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
-    """Return which pages a log or ring lacks or has too many, to end a text with; else empty."""
+    """Return what a log, a ring or host memory lacks or has too many, to end a text with.
+
+    It is empty for other outcomes.
+    """
     for right in allowed:
         match observed, right:
             case DirtyPages(), DirtyPages():
@@ -120,11 +126,53 @@ def amiss(observed: AnyOutcome, allowed: Iterable[AnyOutcome]) -> str:
             case RingPages(), RingPages():
                 missing = _by_slot(sorted({*right.pages} - {*observed.pages}))
                 beyond = _by_slot(sorted({*observed.pages} - {*right.pages, *right.perhaps}))
+            case Inspected(), Inspected():
+                wrong = some(_wrong_bytes(observed, right))
+                return f"; wrong: {wrong}" if wrong else ""
             case _:
                 continue
         lacks = f"; missing {{{missing}}}" if missing else ""
         return lacks + (f"; too many {{{beyond}}}" if beyond else "")
     return ""
+
+
+def _wrong_bytes(observed: Inspected, right: Inspected) -> Iterator[str]:
+    """Yield each stretch of host memory whose bytes are not those expected, and may not be."""
+    if sum(len(each.data) for each in (*observed.changes, *right.changes)) > _MOST_COMPARED:
+        return
+    seen, wanted = bytes_of(observed.changes), bytes_of(right.changes)
+    free = {(name, at + n) for name, at, size in right.room for n in range(size)}
+    places = {place for place in {*seen, *wanted} if seen.get(place) != wanted.get(place)} - free
+    if right.due:  # What a clock has written is in no expectation.
+        places &= wanted.keys()
+    for stretch in _stretches(sorted(places)):
+        (name, first), *_ = stretch
+        where = hva(Place(name, first))
+        yield (
+            f"{where} {_these([seen.get(each) for each in stretch])}"
+            f" instead of {_these([wanted.get(each) for each in stretch])}"
+        )
+
+
+def _stretches(places: Iterable[tuple[str, int]]) -> list[list[tuple[str, int]]]:
+    """Return places in order, those together that follow each other."""
+    found: list[list[tuple[str, int]]] = []
+    for name, offset in places:
+        if found and found[-1][-1] == (name, offset - 1):
+            found[-1].append((name, offset))
+        else:
+            found.append([(name, offset)])
+    return found
+
+
+def _these(data: list[int | None]) -> str:
+    """Return bytes, of which some may not have changed."""
+    if None not in data:
+        return _bytes(bytes(each for each in data if each is not None))
+    if not any(each is not None for each in data):
+        return "unchanged"
+    few = "".join("--" if each is None else f"{each:02x}" for each in data[:_FIRST_BYTES])
+    return few + ("..." if len(data) > _FIRST_BYTES else "")
 
 
 def _ran(ran: Ran) -> str:
@@ -190,7 +238,9 @@ def _change(change: HostChange) -> str:
 
 
 def _bytes(data: bytes) -> str:
-    """Return bytes in hexadecimal; if there are many, the first ones and the count."""
-    if len(data) <= _MANY_BYTES:
+    """Return bytes in hexadecimal; if there are many, how many, and the first or what all are."""
+    if len(data) <= _MANY_BYTES and (len(data) <= 4 or len(set(data)) > 1):
         return data.hex()
-    return f"{data[:_MANY_BYTES].hex()}... ({len(data)} bytes)"
+    if len(set(data)) == 1:
+        return f"{data[0]:02x} x{len(data)}"
+    return f"{data[:_FIRST_BYTES].hex()}... ({len(data)} bytes)"

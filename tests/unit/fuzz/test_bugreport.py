@@ -180,6 +180,11 @@ WRITTEN = Touch(0x101_000, "write", value=5)
             Inspected((HostChange("a", 0x40, b"1"),)),
             "host memory holds wrong bytes at a+0x40",
         ),
+        (
+            (LOGGED, WRITTEN, Inspect()),
+            Inspected((HostChange("a", 0x1000, b"\5\0\0\0"), HostChange("a", 0x1800, b"1"))),
+            "host memory holds wrong bytes at a+0x1800",
+        ),
         ((LOGGED, WRITTEN, Inspect()), Inspected(), "host memory lacks what was written"),
         (
             (LOGGED, Instruction("lock-xadd", 0x101_000, value=1)),
