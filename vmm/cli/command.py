@@ -5,17 +5,26 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
+from click.core import augment_usage_errors
 
 from vmm.cli.output.unfinished import STDOUT, Early, never_stale, remove, written_files
 from vmm.host.signals import release
 
 
 class Command(click.Command):
-    """A command after which no result of an earlier run is left, however early it ends."""
+    """A command after which no result of an earlier run is left, however early it ends.
+
+    Its usage errors name it, wherever they are found.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments of the command."""
+        with augment_usage_errors(ctx):
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; from here on signals are no longer blocked."""
-        with self.never_stale(ctx):
+        with augment_usage_errors(ctx), self.never_stale(ctx):
             release()
             return super().invoke(ctx)
 

@@ -79,6 +79,26 @@ def test_fuzz_refuses_what_would_not_end(
     assert f"{value} {problem}" in result.output
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("check", "--tag"),
+        ("check", "--format", "ktap", "--format", "junit"),
+        ("check", "--format", "ktap:a", "--json", "a"),
+        ("judge", "--format", "ktap", "--format", "junit", "h.jsonl"),
+        ("fuzz", "--seed"),
+        ("report", "r.json", "--html"),
+        ("lab", "run", "--kernel"),
+        ("check", "--verbose=3"),
+    ],
+)
+def test_a_usage_error_names_the_command_that_helps(args: tuple[str, ...]) -> None:
+    result = vmm(*args)
+    assert result.exit_code == 2
+    command = "vmm lab run" if args[0] == "lab" else f"vmm {args[0]}"
+    assert result.output.endswith(f" ({command} --help says more)\n")
+
+
 @pytest.mark.parametrize("option", ["--patience", "--timeout"])
 @pytest.mark.parametrize("value", ["nan", "inf", "1e400", "1e300", "-inf"])
 def test_a_time_that_no_clock_holds_is_refused(option: str, value: str) -> None:

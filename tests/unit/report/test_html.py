@@ -219,6 +219,23 @@ def test_the_arrows_scroll_a_table_that_is_wider_than_its_place(
     assert browser.current_url.endswith("#s/create-one/1")
 
 
+def test_the_focus_stays_where_steps_are_taken(browser: Chrome, page: Path) -> None:
+    opened(browser, page, "#s/create-one/3")
+    before = one(browser, "button[aria-label='Step before']")
+    for place in ("Operation 1", "Operation 0", "Before the first operation"):
+        before.send_keys(Keys.ENTER)
+        shows(browser, "output", place)
+    assert browser.switch_to.active_element == before
+    assert before.get_attribute("aria-disabled") == "true"
+    before.send_keys(Keys.ENTER)
+    shows(browser, "output", "Before the first operation")
+    table = one(browser, "#scenario .step .scroll")
+    label = table.get_attribute("aria-label")
+    table.send_keys(Keys.ARROW_RIGHT)
+    shows(browser, "output", "Operation 0")
+    assert browser.switch_to.active_element.get_attribute("aria-label") == label
+
+
 def test_a_link_to_what_is_not_in_this_result_says_so(browser: Chrome, page: Path) -> None:
     for name in ("create-three", "100%"):
         opened(browser, page, f"#s/{name}/2")

@@ -222,7 +222,9 @@ function showStep() {
   view.range.value = step;
   view.output.textContent = place(each);
   view.buttons.forEach((button, index) => {
-    button.disabled = index < 2 ? step === 0 : step === now.steps.length - 1;
+    // A button that is really disabled would lose the focus of whoever steps with it.
+    const ended = index < 2 ? step === 0 : step === now.steps.length - 1;
+    button.setAttribute("aria-disabled", String(ended));
   });
   const wrong = now.difference && "differs" in each && each.differs !== null;
   const call = make(
@@ -250,6 +252,9 @@ function showStep() {
       : null,
     ...(each.notes || []).map((note) => make("p", { class: "dim mono" }, note)),
   );
+  const focused = view.panel.contains(document.activeElement)
+    ? document.activeElement.getAttribute("aria-label")
+    : null;
   view.panel.replaceChildren(
     call,
     make(
@@ -272,6 +277,8 @@ function showStep() {
       metTable(each),
     ),
   );
+  if (focused)
+    view.panel.querySelector(`[aria-label="${focused}"]`)?.focus({ preventScroll: true });
   document.getElementById("said").textContent =
     `${place(each)}: ${each.call}: ` +
     `${each.outcome || "done"}. ${counted(slots.length, "slot")}.`;
