@@ -65,6 +65,7 @@ def test_it_opens_with_the_verdict_and_the_weightiest_scenario(browser: Chrome, 
     assert "6.99" in one(browser, ".host").text
     assert one(browser, "#scenario h2").text == "move-wrong"
     assert "EEXIST" in one(browser, "#scenario .box.bad").text
+    assert "slot of the test guest itself" in one(browser, "figcaption").text
     assert complaints(browser) == []
 
 

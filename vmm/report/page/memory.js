@@ -224,6 +224,12 @@ function legend() {
     "figcaption",
     {},
     "Operations go down, guest-physical memory to the right (not to scale).",
+    make(
+      "span",
+      {},
+      make("span", { class: "swatch", style: `background:${OWN}` }),
+      " slot of the test guest itself",
+    ),
     one("r", "memory", "read memory"),
     one("r", "mmio", "read: MMIO exit"),
     one("w", "memory", "wrote memory"),
