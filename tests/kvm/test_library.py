@@ -2,13 +2,18 @@
 
 import doctest
 import importlib
+import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -68,6 +73,61 @@ def test_a_scenario_that_is_not_safe_is_refused() -> None:
     wild = operations.HostWrite(Place("nowhere"), 1)
     with pytest.raises(ScenarioError, match="no mapping is named 'nowhere'"):
         vmm.run_scenario(Scenario("wild", (wild,)))
+
+
+@pytest.mark.parametrize(
+    ("operation", "problem"),
+    [
+        (operations.Touch(gpa=1.5), r"\$\.operations\[0\]\.gpa: Expected `int`"),  # type: ignore[arg-type]
+        (operations.Touch(gpa=0x5000, access="look"), r"\$\.operations\[0\]\.access"),  # type: ignore[arg-type]
+        (3, r"\$\.operations\[0\]: "),
+    ],
+)
+def test_a_field_of_another_type_is_told_with_its_place(operation: Any, problem: str) -> None:
+    with pytest.raises(ScenarioError, match=problem):
+        vmm.run_scenario(Scenario("odd", (operation,)))
+
+
+def test_lists_and_hexadecimal_text_are_taken_as_in_a_file() -> None:
+    touch: Any = operations.Touch(gpa="0x5000")  # type: ignore[arg-type]
+    checked = vmm.run_scenario(Scenario("text", [touch]))  # type: ignore[arg-type]
+    assert checked.scenario.operations == (operations.Touch(gpa=0x5000),)
+    assert checked.verdict.status is Status.PASSED
+
+
+@pytest.mark.parametrize("other", ["move-up", None, {"name": "x"}])
+def test_what_is_no_scenario_is_told(other: Any) -> None:
+    with pytest.raises(TypeError, match=r"is no vmm\.Scenario; curated_scenarios\(\) yields"):
+        vmm.run_scenario(other)
+
+
+@pytest.mark.parametrize("limit", [0, -1, math.nan, math.inf])
+def test_a_limit_that_is_no_time_is_told(limit: float) -> None:
+    with pytest.raises(ValueError, match=r"time_limit_s: .* is no time"):
+        vmm.run_scenario(Scenario("empty", ()), time_limit_s=limit)
+
+
+def test_every_curated_scenario_is_run_as_it_is() -> None:
+    for scenario in vmm.curated_scenarios():
+        assert scenarios._sound(scenario) == scenario
+
+
+def test_an_interruption_is_not_kept_from_the_program() -> None:
+    scenario = Scenario("again", (operations.Touch(gpa=0x5000),) * 500)
+    vmm.run_scenario(scenario)
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    begun_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_for_20_s(scenario)
+    assert time.monotonic() - begun_s < 15
+    timer.join()
+
+
+def run_for_20_s(scenario: Scenario) -> None:
+    end_s = time.monotonic() + 20
+    while time.monotonic() < end_s:
+        vmm.run_scenario(scenario)
 
 
 def test_the_guest_is_out_of_the_way_of_a_scenario_that_names_no_place_for_it() -> None:

@@ -1,10 +1,13 @@
 """Runs scenarios from a program: records them on this kernel, and judges them."""
 
 import errno
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+
+import msgspec
 
 from vmm.catalogue import catalogue
 from vmm.execution.probe.child import probe
@@ -19,8 +22,11 @@ from vmm.scenario import outcomewords, plan
 from vmm.scenario.demand import short_of_memory
 from vmm.scenario.features import Features
 from vmm.scenario.guestplace import placed
+from vmm.scenario.hexadecimal import in_numbers
 from vmm.scenario.history import History
+from vmm.scenario.mistakes import in_words
 from vmm.scenario.operations import Scenario
+from vmm.scenario.problem import ScenarioError
 from vmm.scenario.selection import Selection
 from vmm.scenario.trouble import Trouble
 from vmm.scenario.validate import validate
@@ -92,19 +98,38 @@ def record_scenario(scenario: Scenario, *, time_limit_s: float | None = None) ->
     says so. The default is 20 seconds plus 2 ms for each operation, or what the scenario may take
     by its size if that is more.
 
-    Raises `vmm.ScenarioError` for a scenario that is not safe to run, and `OSError` if /dev/kvm
-    cannot be used.
+    Raises `vmm.ScenarioError` for a scenario that is not safe to run, or has a field of another
+    type; `TypeError` for what is no scenario, `ValueError` for a limit that is no time, `OSError`
+    if /dev/kvm cannot be used, and `KeyboardInterrupt` if that came meanwhile.
 
         >>> from vmm import Scenario, judge, operations
         >>> history = record_scenario(Scenario("nobody-there", (operations.Touch(0x1000),)))
         >>> judge(history).status.value
         'passed'
     """
-    scenario = placed(scenario)
+    if time_limit_s is not None and not 0 < time_limit_s < math.inf:
+        raise ValueError(f"time_limit_s: {time_limit_s} is no time")
+    scenario = placed(_sound(scenario))
     validate(scenario)
     return run_isolated(
-        scenario, features_here(), time_limit_s=time_limit_s, host=_host().in_brief()
+        scenario,
+        features_here(),
+        time_limit_s=time_limit_s,
+        host=_host().in_brief(),
+        keeps_interruption=False,
     )
+
+
+def _sound(scenario: Scenario) -> Scenario:
+    """Return a scenario whose fields have their types: what is made in Python may have others."""
+    if not isinstance(scenario, Scenario):
+        hint = "curated_scenarios() yields those with a name"
+        raise TypeError(f"{scenario!r} is no vmm.Scenario; {hint}")
+    raw = in_numbers(msgspec.to_builtins(scenario))
+    try:
+        return msgspec.convert(raw, Scenario)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(in_words(error, raw)) from None
 
 
 def run_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> Checked:
@@ -126,7 +151,7 @@ def run_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> Ch
         >>> [slot.slot_id for slot in checked.steps[1].slots]
         [400, 0]
     """
-    scenario = placed(scenario)
+    scenario = placed(_sound(scenario))
     validate(scenario)
     lacking = why_not(scenario)
     if lacking:
