@@ -70,11 +70,8 @@ def run_isolated(
     host: dict[str, str] | None = None,
     journal: Path | None = None,
     patience: float = 1.0,
-    keeps_interruption: bool = True,
 ) -> History:
     """Execute a scenario in its own child process, and return its history.
-
-    A KeyboardInterrupt ends it, which is its history's end, or else is raised again.
 
     It may take ``time_limit_s``, or ``patience`` times the usual limit. ``journal`` is a file to
     which the history is written as it happens; what was recorded is on disk before the next
@@ -83,12 +80,23 @@ def run_isolated(
     header = Header(scenario, features, host or {})
     with Worker([header], journal=journal, patience=patience) as worker:
         worker.start(0)
+        return _history_of(worker.wait(time_limit_s))
+
+
+def run_unless_interrupted(header: Header, time_limit_s: float | None = None) -> History:
+    """Do the same, and raise a KeyboardInterrupt again, which otherwise is the history's end."""
+    with Worker([header]) as worker:
+        worker.start(0)
         record = worker.wait(time_limit_s)
-    if record.reason == INTERRUPTED and not keeps_interruption:
+    if record.reason == INTERRUPTED:
         raise KeyboardInterrupt
+    return _history_of(record)
+
+
+def _history_of(record: "Record") -> History:
     history = record.history()
     if history.end is not None and history.end.reason.startswith(HARNESS):
-        raise HarnessError(f"{scenario.name}: {history.end.reason}")
+        raise HarnessError(f"{history.header.scenario.name}: {history.end.reason}")
     return history
 
 

@@ -12,7 +12,7 @@ import msgspec
 from vmm.catalogue import catalogue
 from vmm.execution.probe.child import probe
 from vmm.execution.probe.obstacles import obstacle
-from vmm.execution.runner import run_isolated
+from vmm.execution.runner import run_unless_interrupted
 from vmm.host.freememory import FreeMemory
 from vmm.host.health import KernelWatch
 from vmm.host.hostinfo import HostInfo, host_facts
@@ -23,7 +23,7 @@ from vmm.scenario.demand import short_of_memory
 from vmm.scenario.features import Features
 from vmm.scenario.guestplace import placed
 from vmm.scenario.hexadecimal import in_numbers
-from vmm.scenario.history import History
+from vmm.scenario.history import Header, History
 from vmm.scenario.mistakes import in_words
 from vmm.scenario.operations import Scenario
 from vmm.scenario.problem import ScenarioError
@@ -111,13 +111,8 @@ def record_scenario(scenario: Scenario, *, time_limit_s: float | None = None) ->
         raise ValueError(f"time_limit_s: {time_limit_s} is no time")
     scenario = placed(_sound(scenario))
     validate(scenario)
-    return run_isolated(
-        scenario,
-        features_here(),
-        time_limit_s=time_limit_s,
-        host=_host().in_brief(),
-        keeps_interruption=False,
-    )
+    header = Header(scenario, features_here(), _host().in_brief())
+    return run_unless_interrupted(header, time_limit_s)
 
 
 def _sound(scenario: Scenario) -> Scenario:
