@@ -10,6 +10,7 @@ from vmm.cli.options.paths import FilePath
 from vmm.cli.options.selection import complete_names_or_files
 from vmm.cli.output.errors import Unusable
 from vmm.cli.output.printing import put
+from vmm.cli.output.unfinished import STDOUT
 from vmm.cli.output.writing import spare, written
 from vmm.cli.running.host import look_at_host
 from vmm.repro.emit import InexpressibleError, program, program_of
@@ -47,7 +48,7 @@ def repro(scenario: str, output: Path | None, limits: Limits) -> None:
             text = program_of(chosen, look_at_host().features)
     except InexpressibleError as error:
         raise Unusable(f"{scenario}: has no form in C: {error}; `vmm run` runs it") from None
-    if output is None:
+    if output is None or str(output) == STDOUT:
         put(text)
         return
     with written(output) as stream:

@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from markupsafe import Markup
@@ -99,6 +100,7 @@ def _groups(result: ResultFile) -> list[dict[str, Any]]:
         words = (each.name, each.why, *each.tags, *each.rules, label_of(kind))
         shown = {
             "name": each.name,
+            "link": quote(each.name, safe=""),
             "kind": kind,
             "icon": ICONS[kind],
             "label": label_of(kind),

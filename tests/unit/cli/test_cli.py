@@ -99,6 +99,13 @@ def test_a_usage_error_names_the_command_that_helps(args: tuple[str, ...]) -> No
     assert result.output.endswith(f" ({command} --help says more)\n")
 
 
+def test_a_usage_error_of_several_lines_is_one() -> None:
+    assert vmm("completion").output == (
+        "vmm: Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish "
+        "(vmm completion --help says more)\n"
+    )
+
+
 @pytest.mark.parametrize("option", ["--patience", "--timeout"])
 @pytest.mark.parametrize("value", ["nan", "inf", "1e400", "1e300", "-inf"])
 def test_a_time_that_no_clock_holds_is_refused(option: str, value: str) -> None:

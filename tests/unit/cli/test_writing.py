@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from vmm.cli.main import main
 from vmm.cli.output.errors import Failure, HostFailed, Unusable, kept, usable
 from vmm.cli.output.writing import folder_made, sweep, temporary_folder, unfinished, written
 from vmm.lab.log import SIGN
@@ -56,6 +58,17 @@ def test_a_pipe_that_only_a_descriptor_names_is_written(tmp_path: Path) -> None:
                 stream.write("new\n")
             assert pipe.readline() == "new\n"
         os.close(writing)
+
+
+def test_a_program_goes_to_standard_output_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named, unnamed = (
+        CliRunner().invoke(main, ["repro", "move-up", *more]) for more in (["-o", "-"], [])
+    )
+    assert named.output == unnamed.output != ""
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_what_a_lost_process_had_begun_is_removed(

@@ -159,6 +159,22 @@ def test_a_difference_in_smm_is_framed_in_the_addresses_of_smm(
     assert abs(browser.execute_script(script)) < 10
 
 
+def test_a_scenario_of_any_name_is_reached_from_the_list(browser: Chrome, tmp_path: Path) -> None:
+    names = ("a/b", "a%2Fb", "é #?&'\"<b>", "..", "s/1")
+    page = tmp_path / "names.html"
+    page.write_text(html_text(result_file(run_of(*map(passed, names)))), encoding="utf-8")
+    for number, name in enumerate(names):
+        opened(browser, page)
+        browser.find_elements(By.CSS_SELECTOR, "#list a")[number].click()
+        shows(browser, "output", "Operation 0")
+        assert one(browser, "#scenario h2").text == name
+        address = browser.current_url
+        browser.get("about:blank")
+        browser.get(address)
+        assert one(browser, "#scenario h2").text == name
+    assert complaints(browser) == []
+
+
 def test_a_known_issue_has_its_evidence(browser: Chrome, page: Path) -> None:
     opened(browser, page, "#s/known-one")
     assert "Evidence: " in one(browser, "#scenario").text

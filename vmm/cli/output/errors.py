@@ -46,7 +46,8 @@ class Misused(Failure):
     def __init__(self, error: click.UsageError) -> None:
         """Take what click says of them."""
         path = error.ctx.command_path if error.ctx else "vmm"
-        super().__init__(f"{shown(error.format_message(), _MOST)} ({path} --help says more)")
+        message = " ".join(error.format_message().split())  # Click may use several lines.
+        super().__init__(f"{shown(message, _MOST)} ({path} --help says more)")
 
 
 @contextmanager
