@@ -194,7 +194,7 @@ static PyMethodDef methods[] = {
      "or from 2^60 on a number that says all of the exit, and the same of the same exit: of a\n"
      "port access of up to 4 bytes, or of a read outside memory."},
     {"put_before", put_before, METH_VARARGS,
-     "Put the shortcut before a method: see kvm_abi.shortcut. Once in a process."},
+     "Put the shortcut before a method: see kvm_abi.shortcut."},
     {NULL, NULL, 0, NULL},
 };
 

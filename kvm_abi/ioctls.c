@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -82,6 +83,20 @@ static unsigned char *abi_end_of(int place)
     uintptr_t first = ((uintptr_t)abi_area + ABI_SMALL + ABI_PAGE - 1) & -(uintptr_t)ABI_PAGE;
 
     return abi_area + (first - (uintptr_t)abi_area) + 2 * place * ABI_PAGE;
+}
+
+/* Of the threads, a new process has the one that forked: no other gives its place back. */
+static void abi_free_places(void)
+{
+    int place;
+
+    for (place = 0; place < ABI_PLACES; place++)
+        atomic_flag_clear(&abi_places[place].taken);
+}
+
+static void __attribute__((constructor)) abi_free_places_after_fork(void)
+{
+    pthread_atfork(NULL, NULL, abi_free_places);
 }
 
 /* Returns a place that no other thread uses, or -1. */

@@ -84,14 +84,30 @@ static int issue_with_gil(int fd, struct kvm_userspace_memory_region *region)
     return result;
 }
 
+/* Other threads ran while the kernel worked: they may have put another table into the VM. */
+static int pin(PyObject *vm, PyObject *slot, PyObject *mapping)
+{
+    PyObject *pinned = field(vm, VM_PINNED);
+    int failed;
+
+    if (!pinned) {
+        PyErr_SetString(PyExc_AttributeError, "_pinned");
+        return -1;
+    }
+    Py_INCREF(pinned);
+    failed = PyDict_SetItem(pinned, slot, mapping);
+    Py_DECREF(pinned);
+    return failed;
+}
+
 static PyObject *shortcut(PyObject *vm, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    PyObject *mapping = NULL, *pinned = field(vm, VM_PINNED);
+    PyObject *mapping = NULL;
     struct kvm_userspace_memory_region region;
     uint32_t fd;
     int result;
 
-    if (count != 5 || names || !pinned || !is_u32(field(vm, VM_FD), &fd) ||
+    if (count != 5 || names || !field(vm, VM_PINNED) || !is_u32(field(vm, VM_FD), &fd) ||
         !is_u32(args[0], &region.slot) || !is_u32(args[1], &region.flags) ||
         !is_u64(args[2], &region.guest_phys_addr) || !is_u64(args[3], &region.memory_size) ||
         !is_hva(args[4], &region.userspace_addr, &mapping))
@@ -102,7 +118,7 @@ static PyObject *shortcut(PyObject *vm, PyObject *const *args, Py_ssize_t count,
         Py_XDECREF(PyObject_CallMethod(vm, "_refuse", "iOOOOK", result, args[0], args[1], args[2],
                                        args[3], (unsigned long long)region.userspace_addr));
     else if (mapping || !region.memory_size)
-        result = PyDict_SetItem(pinned, args[0], region.memory_size ? mapping : Py_None);
+        result = pin(vm, args[0], region.memory_size ? mapping : Py_None);
     Py_XDECREF(mapping);
     return result ? NULL : Py_NewRef(Py_None);
 }
@@ -114,18 +130,23 @@ static PyObject *put_before(PyObject *module, PyObject *args)
     static PyMethodDef method = {
         NULL, (PyCFunction)(void *)shortcut, METH_FASTCALL | METH_KEYWORDS, NULL,
     };
-    PyObject *vm_class, *descriptor;
+    PyObject *whole, *vm_class, *address, *mapping, *threads, *descriptor;
+    const char *name, *doc;
     int failed;
 
     (void)module;
-    if (method.ml_name) {
-        PyErr_SetString(PyExc_RuntimeError, "the shortcut stands before a method already");
+    if (!PyArg_ParseTuple(args, "Oss(O!O!O!)O", &whole, &name, &doc, &PyType_Type, &vm_class,
+                          &PyType_Type, &address, &PyType_Type, &mapping, &threads))
         return NULL;
-    }
-    if (!PyArg_ParseTuple(args, "Oss(OOO)O", &whole_method, &method.ml_name, &method.ml_doc,
-                          &vm_class, &address_class, &mapping_class, &count_threads))
-        return NULL;
+    if (method.ml_name)
+        Py_RETURN_NONE;
     Py_INCREF(args);
+    method.ml_name = name;
+    method.ml_doc = doc;
+    whole_method = whole;
+    address_class = address;
+    mapping_class = mapping;
+    count_threads = threads;
     descriptor = PyDescr_NewMethod((PyTypeObject *)vm_class, &method);
     failed = !descriptor || PyObject_SetAttrString(vm_class, method.ml_name, descriptor);
     Py_XDECREF(descriptor);

@@ -27,6 +27,9 @@ def put_before(method: Callable[..., None], vm: type, address: type, mapping: ty
     It makes the call only if all five arguments are there by position, the last a number or an
     ``address`` inside an open ``mapping``, and all fit; otherwise it calls the method. It does what
     the method does, and calls ``vm``'s ``_refuse`` where the kernel does not answer 0.
+
+    There is one in a process: a class of a module that is loaded again, or in another interpreter,
+    keeps the method as it is.
     """
     parameters = ", ".join(inspect.signature(method).parameters).replace("self", "$self", 1)
     described = f"{method.__name__}({parameters})\n--\n\n{inspect.getdoc(method) or ''}"

@@ -293,6 +293,9 @@ class HostAddress(AddressFields):
     mapping: HostMapping
     offset: int
 
+    def __reduce__(self) -> tuple[type[Self], tuple[HostMapping, int]]:
+        return type(self), (self.mapping, self.offset)
+
     @property
     def hva(self) -> int:
         """The address as a number. Raises `ValueError` outside the mapping."""

@@ -1,13 +1,14 @@
 """The shortcut in C answers as the method in Python does, which it stands before."""
 
+import copy
 import gc
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,18 @@ def outcome(method: Any, *args: Any, **named: Any) -> tuple[type, str] | None:
     except Exception as error:
         return type(error), str(error)
     return None
+
+
+def run_python(code: str, **environment: str) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran
+    return ran.stdout
 
 
 class Place(HostAddress):
@@ -85,9 +98,20 @@ def test_it_is_described_as_the_method_is() -> None:
     assert inspect.getdoc(Vm.set_user_memory_region) == inspect.getdoc(IN_PYTHON)
 
 
-def test_it_stands_before_one_method() -> None:
-    with pytest.raises(RuntimeError, match="already"):
-        shortcut.put_before(IN_PYTHON, Vm, HostAddress, HostMapping)
+def test_a_module_that_is_loaded_again_keeps_its_method() -> None:
+    run_python("import importlib, vmm.kvm.vm; importlib.reload(vmm.kvm.vm).Vm(-1, 0).close()")
+    before = Vm.set_user_memory_region
+    shortcut.put_before(IN_PYTHON, Vm, HostAddress, HostMapping)
+    assert Vm.set_user_memory_region is before
+
+
+def test_an_address_is_copied_and_pickled() -> None:
+    place = HostAddress(MEMORY, 8)
+    assert copy.copy(place) == place
+    assert copy.copy(place).mapping is MEMORY
+    assert type(copy.copy(Place(MEMORY, 8))) is Place
+    anywhere = HostAddress(None, 8)  # type: ignore[arg-type]
+    assert pickle.loads(pickle.dumps(anywhere)) == anywhere
 
 
 def test_a_refusal_keeps_no_reference(vm: Vm) -> None:
@@ -123,40 +147,89 @@ def test_a_benchmark_can_time_it(vm: Vm) -> None:
 
 
 _SLOW_IOCTL = """
+#include <errno.h>
+#include <stdint.h>
 #include <unistd.h>
-int ioctl(int fd, unsigned long request, void *arg) { usleep(200000); return 0; }
+int ioctl(int fd, unsigned long request, void *arg)
+{
+    usleep(200000);
+    errno = EDOM; /* The structure is not at the end of a page. */
+    return ((uintptr_t)arg + 32) % 4096 ? -1 : 0;
+}
+"""
+
+_ON_THE_SIDE = """
+import os, threading, time
+from vmm.kvm.memory import HostAddress, HostMapping
+from vmm.kvm.vm import Vm
+vm = Vm(os.open("/dev/null", os.O_RDWR), 4096)
+def begin(number, function, *args):
+    threads = [threading.Thread(target=function, args=args) for _ in range(number)]
+    for each in threads:
+        each.start()
+    return threads
 """
 
 _COUNTING = """
-import os, threading, time
-from vmm.kvm.vm import Vm
-vm = Vm(os.open("/dev/null", os.O_RDWR), 4096)
 beats, ended = 0, False
 def beat():
     global beats
     while not ended:
         beats += 1
         time.sleep(0.001)
-beating = threading.Thread(target=beat)
-beating.start()
+begin(1, beat)
 before = beats
 vm.set_user_memory_region(0, 0, 0, 0, 0)
-print(beats - before)
+assert beats - before > 2, beats - before
 ended = True
-beating.join()
+"""
+
+_REPLACING = """
+place = HostAddress(HostMapping.anonymous(4096), 0)
+def replace():
+    time.sleep(0.05)
+    vm._pinned = {}
+begin(1, replace)
+vm.set_user_memory_region(7, 0, 0, 4096, place)
+assert vm._pinned == {7: place.mapping}, vm._pinned
+"""
+
+_DELETING = """
+def delete():
+    time.sleep(0.05)
+    del vm._pinned
+begin(1, delete)
+try:
+    vm.set_user_memory_region(7, 0, 0, 0, 0)
+except AttributeError:
+    vm._pinned = {}
+assert vm._pinned == {}
+"""
+
+_FORKING = """
+threads = begin(16, vm.set_user_memory_region, 0, 0, 0, 0, 0)
+time.sleep(0.05)
+child = os.fork()
+if not child:
+    try:
+        vm.set_user_memory_region(0, 0, 0, 0, 0)
+    except BaseException as error:
+        print(error, flush=True)
+        os._exit(1)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
 """
 
 
-def test_other_threads_go_on_while_the_kernel_works(tmp_path: Path) -> None:
-    source, library = tmp_path / "slow.c", tmp_path / "slow.so"
+@pytest.fixture(scope="module")
+def slow_ioctl(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("slow")
+    source, library = folder / "slow.c", folder / "slow.so"
     source.write_text(_SLOW_IOCTL)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
-    ran = subprocess.run(
-        [sys.executable, "-c", _COUNTING],
-        env={**os.environ, "LD_PRELOAD": str(library)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert int(ran.stdout) > 2, ran
+    return str(library)
+
+
+@pytest.mark.parametrize("code", [_COUNTING, _REPLACING, _DELETING, _FORKING])
+def test_other_threads_go_on_while_the_kernel_works(slow_ioctl: str, code: str) -> None:
+    run_python(_ON_THE_SIDE + code, LD_PRELOAD=slow_ioctl)
