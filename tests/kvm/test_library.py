@@ -148,6 +148,28 @@ def test_source_that_is_wrong_is_told_with_its_line() -> None:
         vmm.assemble("nop", bits=8)
 
 
+@pytest.mark.parametrize("source", ["call away", "mov $away, %eax", "mov away, %al", "jmp away"])
+@pytest.mark.parametrize("bits", [16, 32, 64])
+def test_a_label_that_is_nowhere_is_told(source: str, bits: int) -> None:
+    with pytest.raises(AssemblerError, match="undefined reference to `away'"):
+        vmm.assemble(source, bits=bits)
+
+
+@pytest.mark.parametrize(
+    ("source", "bits", "code"),
+    [
+        ("mov here, %al; here: hlt", 16, "a00300f4"),
+        ("mov here, %eax; here: hlt", 64, "8b042507000000f4"),
+        ("mov here, %al; hlt; .data; here: .byte 7", 16, "a00400f407"),
+        (".globl here; here: call here", 32, "e8fbffffff"),
+        ("jmp 0x10", 16, "eb0e"),
+    ],
+)
+def test_labels_are_relative_to_the_first_byte(source: str, bits: int, code: str) -> None:
+    found = vmm.assemble(source, bits=bits).hex()
+    assert found in (code, code.replace("eb0e", "e90d00"))
+
+
 def test_a_missing_assembler_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(FileNotFoundError, match="as is missing: apt install binutils"):
