@@ -257,9 +257,12 @@ class Vm(VmFields, Closing):
         ...     vcpu.run(), bool(vm.get_dirty_log(0, npages=3)[0] & 0b100)
         (Hlt(), True)
 
-        Raises `KvmError`, ENOENT if the slot is not logged, and `WrongAnswerError` if the kernel
-        refuses the call, but writes to the bitmap.
+        Raises `KvmError`, ENOENT if the slot is not logged, `WrongAnswerError` if the kernel
+        refuses the call, but writes to the bitmap, and `ValueError` for fewer pages than 1 and for
+        a `fill` of other than 8 bytes.
         """
+        if npages <= 0 or len(fill) != 8:
+            raise ValueError(f"a log has 1 page or more, not {npages}, and a word of it 8 bytes")
         before = fill * ((npages + 63) // 64)
         bitmap = bytearray(before)
         log = raw.new("struct kvm_dirty_log *", {"slot": slot, "dirty_bitmap": raw.room(bitmap)})

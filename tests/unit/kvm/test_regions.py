@@ -62,3 +62,11 @@ def test_what_is_no_refusal_of_kvm_says_which_it_was() -> None:
 def test_a_wrong_number_of_arguments_is_said() -> None:
     with pytest.raises(TypeError, match="takes 6 arguments, not 2"):
         raw.issue_region(0, 1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("npages", "fill"), [(0, bytes(8)), (-1, bytes(8)), (1, b"x")])
+def test_a_bitmap_that_the_kernel_would_write_beyond_is_refused(
+    npages: int, fill: bytes, other: Vm
+) -> None:
+    with pytest.raises(ValueError, match="1 page or more"):
+        other.get_dirty_log(0, npages, fill)
