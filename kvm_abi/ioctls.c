@@ -52,7 +52,7 @@ static int abi_result(int result)
 #define ABI_WRITTEN_TO 0x40000000
 #define ABI_AT_END 0x20000000
 #define ABI_PLACES 16
-#define ABI_PAGE 4096
+#define ABI_PAGE 4096ull
 #define ABI_SMALL 512
 
 /* By their numbers two requests write to their argument; in fact the kernel only reads it. */

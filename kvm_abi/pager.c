@@ -10,8 +10,6 @@
 #include <stdlib.h>
 #include <sys/syscall.h>
 
-#define ABI_PAGE 4096ull
-
 struct abi_pager {
     int fd, stop[2];
     int guards;           /* write faults; else missing pages are fetched */
