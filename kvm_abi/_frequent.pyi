@@ -16,7 +16,6 @@ def put_before(
     name: str,
     described: str,
     types: tuple[type, type, type],
-    threads: Callable[[], int],
     /,
 ) -> None: ...
 

@@ -5,7 +5,14 @@
 
 static PyObject *whole_method; /* In Python; for what the shortcut leaves to it. */
 static PyObject *address_class, *mapping_class;
-static PyObject *count_threads;
+
+/* glibc has it from 2.32 on. It stays false in a process that once had another thread. */
+extern char __libc_single_threaded __attribute__((weak));
+
+static int is_single_threaded(void)
+{
+    return &__libc_single_threaded && __libc_single_threaded;
+}
 
 /* Whether a value is a number of 64 bits; otherwise no exception is left. */
 static int is_u64(PyObject *value, uint64_t *number)
@@ -69,18 +76,14 @@ static PyObject *call_whole(PyObject *vm, PyObject *const *args, Py_ssize_t coun
  * give it away and to take it back touches as much memory as the rest of the shortcut. */
 static int issue_with_gil(int fd, struct kvm_userspace_memory_region *region)
 {
-    PyObject *others = PyObject_CallNoArgs(count_threads);
-    int are_none = others && PyLong_AsLong(others) == 0;
-    PyThreadState *thread = NULL;
+    PyThreadState *thread;
     int result;
 
-    Py_XDECREF(others);
-    PyErr_Clear();
-    if (!are_none)
-        thread = PyEval_SaveThread();
+    if (is_single_threaded())
+        return abi_set_user_memory_region(fd, region);
+    thread = PyEval_SaveThread();
     result = abi_set_user_memory_region(fd, region);
-    if (thread)
-        PyEval_RestoreThread(thread);
+    PyEval_RestoreThread(thread);
     return result;
 }
 
@@ -130,13 +133,13 @@ static PyObject *put_before(PyObject *module, PyObject *args)
     static PyMethodDef method = {
         NULL, (PyCFunction)(void *)shortcut, METH_FASTCALL | METH_KEYWORDS, NULL,
     };
-    PyObject *whole, *vm_class, *address, *mapping, *threads, *descriptor;
+    PyObject *whole, *vm_class, *address, *mapping, *descriptor;
     const char *name, *doc;
     int failed;
 
     (void)module;
-    if (!PyArg_ParseTuple(args, "Oss(O!O!O!)O", &whole, &name, &doc, &PyType_Type, &vm_class,
-                          &PyType_Type, &address, &PyType_Type, &mapping, &threads))
+    if (!PyArg_ParseTuple(args, "Oss(O!O!O!)", &whole, &name, &doc, &PyType_Type, &vm_class,
+                          &PyType_Type, &address, &PyType_Type, &mapping))
         return NULL;
     if (method.ml_name)
         Py_RETURN_NONE;
@@ -146,7 +149,6 @@ static PyObject *put_before(PyObject *module, PyObject *args)
     whole_method = whole;
     address_class = address;
     mapping_class = mapping;
-    count_threads = threads;
     descriptor = PyDescr_NewMethod((PyTypeObject *)vm_class, &method);
     failed = !descriptor || PyObject_SetAttrString(vm_class, method.ml_name, descriptor);
     Py_XDECREF(descriptor);

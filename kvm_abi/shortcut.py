@@ -6,7 +6,6 @@ the objects' fields at their places in memory; the bases here lay these out.
 """
 
 import inspect
-from _thread import _count as _threads
 from collections.abc import Callable
 
 from kvm_abi import _frequent
@@ -33,4 +32,4 @@ def put_before(method: Callable[..., None], vm: type, address: type, mapping: ty
     """
     parameters = ", ".join(inspect.signature(method).parameters).replace("self", "$self", 1)
     described = f"{method.__name__}({parameters})\n--\n\n{inspect.getdoc(method) or ''}"
-    _frequent.put_before(method, method.__name__, described, (vm, address, mapping), _threads)
+    _frequent.put_before(method, method.__name__, described, (vm, address, mapping))

@@ -79,7 +79,7 @@ class _Slower(Failure):
 @click.option("--vcpus", type=int, default=1, show_default=True, metavar="N",
               help="vCPUs of the VM; one of them works.")  # fmt: skip
 @click.option("--huge", is_flag=True, help="Ask for transparent huge pages.")
-@click.option("--rounds", type=click.IntRange(3, 1000), default=9, show_default=True, metavar="N",
+@click.option("--rounds", type=click.IntRange(3, 1000), default=25, show_default=True, metavar="N",
               help="Rounds of each, through the library and in C in turn.")  # fmt: skip
 @click.option("--no-c", is_flag=True, help="Do not compare with C.")
 @click.option("--json", "json_file", type=FilePath(path_type=Path), metavar="FILE",

@@ -40,6 +40,16 @@ def test_a_round_lasts_long_enough_for_the_clock(clock: _Clock) -> None:
     assert measure.repetitions([clock.work(10_000)]) * 10_000 == measure.ROUND_NS
 
 
+def test_what_only_the_first_round_waits_for_is_no_part_of_the_others(clock: _Clock) -> None:
+    usual, waits = clock.work(10_000), iter([1_000_000_000])
+
+    def first_waits(times: int) -> int:
+        clock.now += next(waits, 0)
+        return usual(times)
+
+    assert measure.repetitions([first_waits]) * 10_000 == measure.ROUND_NS
+
+
 def test_the_slower_way_says_how_often(clock: _Clock) -> None:
     times = measure.repetitions([clock.work(10_000), clock.work(40_000)])
     assert times * 40_000 == measure.ROUND_NS
