@@ -41,7 +41,6 @@ _WORST_FIRST = (
     statuses.INTERNAL_ERROR,
     statuses.INCONCLUSIVE,
     statuses.USAGE,
-    statuses.PASSED,
 )
 
 
@@ -229,7 +228,7 @@ def _print(host: str, report: "Report", out: Path | None = None) -> None:
 
 
 def _status(found: Sequence[int], left: Sequence["Task"]) -> int:
-    for status in _WORST_FIRST[:-1]:
+    for status in _WORST_FIRST:
         if status in found:
             return status
     if left:

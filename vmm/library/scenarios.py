@@ -107,12 +107,25 @@ def record_scenario(scenario: Scenario, *, time_limit_s: float | None = None) ->
         >>> judge(history).status.value
         'passed'
     """
-    if time_limit_s is not None and not 0 < time_limit_s < math.inf:
-        raise ValueError(f"time_limit_s: {time_limit_s} is no time")
-    scenario = placed(_sound(scenario))
-    validate(scenario)
+    _require_time(time_limit_s)
+    return _recorded(_safe(scenario), time_limit_s)
+
+
+def _require_time(limit_s: float | None) -> None:
+    if limit_s is not None and not 0 < limit_s < math.inf:
+        raise ValueError(f"time_limit_s: {limit_s} is no time")
+
+
+def _recorded(scenario: Scenario, time_limit_s: float | None) -> History:
     header = Header(scenario, features_here(), _host().in_brief())
     return run_unless_interrupted(header, time_limit_s)
+
+
+def _safe(scenario: Scenario) -> Scenario:
+    """Return a scenario with its guest's place, which is safe to run. Raises as its callers do."""
+    scenario = placed(_sound(scenario))
+    validate(scenario)
+    return scenario
 
 
 def _sound(scenario: Scenario) -> Scenario:
@@ -146,13 +159,13 @@ def run_scenario(scenario: Scenario, *, time_limit_s: float | None = None) -> Ch
         >>> [slot.slot_id for slot in checked.steps[1].slots]
         [400, 0]
     """
-    scenario = placed(_sound(scenario))
-    validate(scenario)
+    scenario = _safe(scenario)
     lacking = why_not(scenario)
     if lacking:
         return Checked(scenario, Verdict(scenario.name, Status.SKIPPED, f"needs {lacking}"))
+    _require_time(time_limit_s)
     with KernelWatch() as watch:
-        checked = judged(record_scenario(scenario, time_limit_s=time_limit_s))
+        checked = judged(_recorded(scenario, time_limit_s))
         return replace(checked, problems=watch.news())
 
 
